@@ -1,0 +1,31 @@
+.PHONY: help install demo test lint prove clean
+
+help:
+	@echo "make install  make .venv with everything pinned, and patch the SGLang in it"
+	@echo "make demo     run the demo"
+	@echo "make test     run the tests"
+	@echo "make lint     check style"
+	@echo "make prove    run SGLang's own tests against the patches"
+	@echo "make clean    remove .venv and what was built"
+
+install: .venv/.installed
+
+# The folder itself counts too: a patch that was removed leaves no newer file.
+.venv/.installed: scripts/install.sh requirements.lock setup.py pyproject.toml patches $(wildcard patches/*.patch)
+	@sh scripts/install.sh
+
+demo: install
+	.venv/bin/python demo.py
+
+test: install
+	.venv/bin/python -m pytest tests
+
+lint: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+prove: install
+	.venv/bin/python tests/upstream/prove.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""What talks to SGLang: nothing outside this folder, `server/` and `plugin.py` imports it."""

@@ -1,0 +1,103 @@
+"""Build SGLang's ModelRunner in this process, and close it so that another can be built.
+
+    with open_runner("facebook/opt-125m", device="cpu") as model_runner:
+        ...
+
+The steps are those of SGLang's scheduler process, without scheduler, tokenizer or HTTP. They differ from
+release to release, which is why all of them are here.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from sglang.srt.configs.model_config import ModelConfig
+from sglang.srt.distributed import bootstrap
+from sglang.srt.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+from sglang.srt.layers.moe import initialize_moe_config
+from sglang.srt.layers.quantization.fp4_utils import initialize_fp4_gemm_config
+from sglang.srt.layers.quantization.fp8_utils import initialize_fp8_gemm_config
+from sglang.srt.layers.quantization.unquant import initialize_bf16_gemm_config
+from sglang.srt.model_executor.model_runner import ModelRunner
+from sglang.srt.runtime_context import SpawnRanks, get_device, publish, reset_context, spawn_world_rank
+from sglang.srt.server_args import PortArgs, ServerArgs
+
+from sglang_mezo_plugin.patch import PatchError, find_target, state
+
+# What a host without a GPU needs; the user's own words win.
+CPU_DEFAULTS = {"attention_backend": "torch_native", "sampling_backend": "pytorch", "grammar_backend": "none"}
+
+
+def require_patched() -> None:
+    """PatchError, in one line with its cure, unless the SGLang that would be imported carries the patches."""
+    target = find_target()
+    if state(target) != "patched":
+        raise PatchError(
+            f"SGLang in {target.package} is not patched: python -m sglang_mezo_plugin.patch apply"
+        )
+
+
+@contextmanager
+def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
+    """A ModelRunner for `model_path`, with its memory pools and attention backend.
+
+    `server_args` are SGLang's own `ServerArgs`, under their names. CUDA graphs are off unless asked for:
+    they freeze the parameters that they were captured with.
+
+    Raises PatchError for an SGLang without the patches, before any weight is loaded.
+    """
+    require_patched()
+    if server_args.get("device", _default_device()) == "cpu":
+        server_args = {"device": "cpu", **CPU_DEFAULTS, **server_args}
+    args = ServerArgs(
+        **{"model_path": model_path, "disable_cuda_graph": True, "log_level": "warning", **server_args}
+    )
+    args.resolve_once()
+    if args.enable_lora or args.lora_paths:
+        args.check_server_args()
+    try:
+        yield _build(args)
+    finally:
+        _release_process()
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _build(args: ServerArgs) -> ModelRunner:
+    dist_port = PortArgs.init_new(args).nccl_port  # a free one
+    ranks = SpawnRanks(world_rank=spawn_world_rank(args, tp_rank=0, pp_rank=0), gpu_id=0)
+    publish(args, role="scheduler", ranks=ranks)
+    initialize_moe_config()
+    initialize_fp8_gemm_config()
+    initialize_bf16_gemm_config()
+    initialize_fp4_gemm_config()
+    model_config = ModelConfig.from_server_args(args)
+    bootstrap.init_parallel_runtime(server_args=args, device=get_device().device, dist_port=dist_port)
+    bootstrap.init_layer_runtime(model_config=model_config)
+    model_runner = ModelRunner(
+        model_config=model_config,
+        mem_fraction_static=args.mem_fraction_static,
+        gpu_id=0,
+        nccl_port=dist_port,
+        server_args=args,
+    )
+    model_runner.alloc_memory_pool()
+    model_runner.init_attention_backends()
+    model_runner.init_cuda_graphs()
+    return model_runner
+
+
+def _release_process() -> None:
+    """Undo what a ModelRunner leaves in the process: distributed groups, published context, memory."""
+    destroy_model_parallel()
+    destroy_distributed_environment()
+    reset_context()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
