@@ -34,7 +34,7 @@ if ! .venv/bin/uv --version 2>/dev/null | grep -qF "uv $UV_VERSION"; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall "uv==$UV_VERSION"
 fi
 
-echo "installing the pinned packages into .venv (10 GB of disk; 4 GB to download the first time) ..."
+echo "installing the pinned packages into .venv (10 GB of disk, shared with the cache of uv) ..."
 uv_pip install -r requirements.lock
 uv_pip install --no-deps -e .
 

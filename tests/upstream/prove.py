@@ -31,7 +31,7 @@ def by_patch() -> dict[str, list[FileDiff]]:
 
 
 def copy_release(folder: Path) -> None:
-    """A copy of the installed SGLang, unpatched. Links, not bytes: the patch command never writes through one."""
+    """A copy of the installed SGLang, unpatched. Links, not bytes: `revert` never writes through one."""
     shutil.copytree(
         find_target().package,
         folder / "sglang",
