@@ -1,25 +1,5 @@
-from typing import Any
-
 import pytest
 import torch
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("engine", "which of SGLang's backends the engine tests use")
-    group.addoption(
-        "--attention-backend", help="default: torch_native without a GPU, SGLang's choice with one"
-    )
-    group.addoption("--lora-backend", help="default: torch_native without a GPU, SGLang's choice with one")
-
-
-@pytest.fixture(scope="session")
-def engine_args(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Keyword arguments of SGLang's ServerArgs for the host and the options given."""
-    on_cpu = not torch.cuda.is_available()
-    names = ("attention_backend", "lora_backend")
-    chosen = {name: request.config.getoption(f"--{name.replace('_', '-')}") for name in names}
-    args = {name: value or ("torch_native" if on_cpu else None) for name, value in chosen.items()}
-    return {name: value for name, value in args.items() if value}
 
 
 @pytest.fixture(scope="session")

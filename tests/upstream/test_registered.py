@@ -1,6 +1,9 @@
 """Runs the tests that the patches bring, in this process: importing SGLang is what takes long."""
 
-import importlib.util
+import atexit
+import importlib
+import shutil
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -9,9 +12,8 @@ from registered import brought_tests, write_tests
 
 
 def _test_cases(file: Path) -> dict[str, type[unittest.TestCase]]:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.append(str(file.parent))  # also for the processes that a test starts
+    module = importlib.import_module(file.stem)
     return {
         f"{file.stem}_{name}": case
         for name, case in vars(module).items()
@@ -19,6 +21,7 @@ def _test_cases(file: Path) -> dict[str, type[unittest.TestCase]]:
     }
 
 
-with tempfile.TemporaryDirectory() as folder:
-    for file in write_tests(Path(folder), brought_tests()):
-        globals().update(_test_cases(file))
+folder = tempfile.mkdtemp(prefix="registered-")
+atexit.register(shutil.rmtree, folder, ignore_errors=True)
+for file in write_tests(Path(folder), brought_tests()):
+    globals().update(_test_cases(file))

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# What CI cannot run: the tests that depend on the device, on a host with one or two NVIDIA GPUs.
+#
+#   scripts/gpu_check.sh [pytest options]        with SGLang patched (python -m sglang_mezo_plugin.patch apply)
+#
+# PYTHON names the interpreter that has SGLang; ATTENTION lists attention backends to try (default: triton).
+# The tests that the patches bring run with torch_native attention, which keeps fp32 on a GPU as on a CPU, so
+# that their bounds hold; the others run with the host's own kernels. TP 2 needs two GPUs.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+status=0
+
+run() {
+    echo "== $*"
+    "$python" -m pytest -q -W ignore --tb=short --show-capture=no -p no:cacheprovider "$@" 2>&1 | tail -n 15 || status=1
+}
+
+gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+"$python" -c 'import sglang, torch, transformers; print("sglang", sglang.__version__, "torch", torch.__version__, "transformers", transformers.__version__)'
+
+for attention in ${ATTENTION:-triton}; do
+    for lora in triton csgmv; do
+        run tests/engine --attention-backend "$attention" --lora-backend "$lora" "$@"
+    done
+done
+run tests/upstream --attention-backend torch_native -k "opt or lora_module or lora_target or lora_config or tiny_model_runner" "$@"
+[ "$gpus" -lt 2 ] || run tests/upstream --attention-backend torch_native -k tp2 "$@"
+exit $status
