@@ -5,7 +5,7 @@ help:
 	@echo "make demo     run the demo"
 	@echo "make test     run the tests"
 	@echo "make lint     check style"
-	@echo "make prove    run SGLang's own tests against the patches"
+	@echo "make prove    show that each patch applies alone, and that its tests fail without it (half an hour)"
 	@echo "make clean    remove .venv and what was built"
 
 install: .venv/.installed
@@ -25,6 +25,7 @@ lint: install
 	.venv/bin/ruff format --check .
 
 prove: install
+	.venv/bin/python tests/upstream/alone.py
 	.venv/bin/python tests/upstream/prove.py
 
 clean:

@@ -128,9 +128,13 @@ def _read_hunk(text: bytes, patch: str) -> Hunk:
     return Hunk(Block(old_line - bool(old), old), Block(new_line - bool(new), new))
 
 
+def patch_folder() -> Path:
+    return next((folder for folder in PATCH_FOLDERS if folder.is_dir()), PATCH_FOLDERS[0])
+
+
 def read_series() -> dict[str, list[FileDiff]]:
     """For each file that the patches touch: what they do to it, in order."""
-    folder = next((folder for folder in PATCH_FOLDERS if folder.is_dir()), PATCH_FOLDERS[0])
+    folder = patch_folder()
     patches = sorted(folder.glob("*.patch"))
     if not patches:
         raise PatchError(f"no patches in {folder}: reinstall sglang-mezo, or restore its checkout")

@@ -10,35 +10,15 @@ most of which goes into importing SGLang.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from registered import PREFIX, write_tests
+from release import by_patch, copy_release
 
-from sglang_mezo_plugin.patch import find_target, revert
-from sglang_mezo_plugin.patching.diffs import FileDiff, read_series
-
-
-def by_patch() -> dict[str, list[FileDiff]]:
-    patches: dict[str, list[FileDiff]] = {}
-    for diffs in read_series().values():
-        for diff in diffs:
-            patches.setdefault(diff.patch, []).append(diff)
-    return dict(sorted(patches.items()))
-
-
-def copy_release(folder: Path) -> None:
-    """A copy of the installed SGLang, unpatched. Links, not bytes: `revert` never writes through one."""
-    shutil.copytree(
-        find_target().package,
-        folder / "sglang",
-        copy_function=os.link,
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    revert(find_target(folder))
+from sglang_mezo_plugin.patching.diffs import FileDiff
 
 
 def apply_one(diffs: list[FileDiff], folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""The ModelRunner that the plugin builds in its own process, and what it scores."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sglang.test.tiny_model_utils import load_reference, reference_logprobs, save_tiny_model
+from transformers import OPTConfig
+
+from sglang_mezo_plugin.engine import runner
+from sglang_mezo_plugin.engine.runner import open_runner
+from sglang_mezo_plugin.engine.scoring import prompt_logprobs
+from sglang_mezo_plugin.patch import PatchError
+
+PROMPTS = [[2, 5, 7, 11, 100, 130, 4], [2, 9], [2, *range(20, 40)]]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = OPTConfig(
+        vocab_size=131,
+        hidden_size=64,
+        word_embed_proj_dim=64,
+        ffn_dim=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    return save_tiny_model(config, str(tmp_path_factory.mktemp("opt")))
+
+
+def open_tiny(model_path: str, engine_args: dict[str, Any]) -> Any:
+    return open_runner(
+        model_path,
+        dtype="float32",
+        skip_tokenizer_init=True,
+        mem_fraction_static=0.3,
+        max_total_tokens=512,
+        **engine_args,
+    )
+
+
+def test_scores_like_transformers_and_can_be_built_again(
+    model_path: str, engine_args: dict[str, Any], atol: float
+) -> None:
+    reference = load_reference(model_path)
+    for _ in range(2):
+        with open_tiny(model_path, engine_args) as model_runner:
+            for _ in range(2):  # nothing is left in the caches
+                for prompt, scored in zip(PROMPTS, prompt_logprobs(model_runner, PROMPTS), strict=True):
+                    rows = reference_logprobs(reference, prompt)[:-1]
+                    expected = rows.gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+                    torch.testing.assert_close(scored.double(), expected, rtol=0, atol=atol)
+
+
+def test_a_failed_build_leaves_the_process_usable(
+    model_path: str, engine_args: dict[str, Any], tmp_path: Path
+) -> None:
+    broken = save_tiny_model(load_reference(model_path).config, str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(Exception, match="header"), open_tiny(broken, engine_args):
+        pass
+    with open_tiny(model_path, engine_args) as model_runner:
+        assert len(prompt_logprobs(model_runner, PROMPTS)) == len(PROMPTS)
+
+
+def test_stock_sglang_is_refused_before_any_weight_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "state", lambda target: "stock")
+    cure = re.escape("is not patched: python -m sglang_mezo_plugin.patch apply")
+    with pytest.raises(PatchError, match=cure), open_runner("/no/such/model"):
+        pass
