@@ -7,7 +7,7 @@ byte-level tokenizer are made on the spot; SGLang's own ModelRunner is built in 
 """
 
 import logging
-import os
+import sys
 import tempfile
 import warnings
 
@@ -15,6 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
+
+from sglang_mezo_plugin.patch import PatchError
 
 PROMPT = "forward passes alone"
 
@@ -75,8 +77,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
-    main()
+    transformers_logging.disable_progress_bar()
+    try:
+        main()
+    except PatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
