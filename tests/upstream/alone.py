@@ -44,7 +44,7 @@ def touched_modules(diffs: list[FileDiff]) -> list[str]:
 def imports(modules: list[str], release: Path) -> bool:
     code = "; ".join(f"import {module}" for module in modules or ["sglang"])
     return not subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(release)}
+        [sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "PYTHONPATH": str(release)}
     ).returncode
 
 
