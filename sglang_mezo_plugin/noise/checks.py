@@ -1,0 +1,83 @@
+"""What the public functions of this package refuse, and the 2-D views that its backends work on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from sglang_mezo_plugin.noise.region import Direction, Region, check_seed
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def plan(region: Region, **tensors: torch.Tensor) -> tuple[list[torch.Tensor], Region]:
+    """Check tensors against a region; return them as 2-D views, with the region to use for those.
+
+    Where rows follow one another without a gap, in the tensors as in the checkpoint, they become one row:
+    tiles need not end with each of them.
+    """
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, region)
+    if len({tensor.device for tensor in tensors.values()}) > 1:
+        devices = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"tensors are on different devices: {devices}")
+    planes = [tensor[None] if tensor.dim() == 1 else tensor for tensor in tensors.values()]
+    if region.row_stride == region.cols and all(plane.is_contiguous() for plane in planes):
+        size = region.rows * region.cols
+        return [plane.view(1, size) for plane in planes], replace(region, rows=1, cols=size, row_stride=size)
+    return planes, region
+
+
+def check_apart(**tensors: torch.Tensor) -> None:
+    """Raise ValueError if two tensors share memory, by the addresses between which each lies."""
+    spans = sorted(
+        (tensor.data_ptr(), _end(tensor), name) for name, tensor in tensors.items() if tensor.numel()
+    )
+    for (_, end, name), (start, _, other) in pairwise(spans):
+        if start < end:
+            raise ValueError(f"{name} and {other} overlap in memory")
+
+
+def check_finite(what: str, value: float) -> None:
+    """Raise ValueError unless a number is finite in fp32."""
+    if not abs(value) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{what} must be finite in fp32, not {value}")
+
+
+def check_moves(moves: Sequence[tuple[Direction, float]]) -> None:
+    """Raise ValueError unless the coefficients are finite and the directions have one distribution."""
+    for _, coefficient in moves:
+        check_finite("a move's coefficient", coefficient)
+    if len({direction.distribution for direction, _ in moves}) > 1:
+        raise ValueError("the moves of one call must all have the same distribution")
+
+
+def check_rounding(weight: torch.Tensor, rounding_seed: int | None) -> None:
+    """Raise ValueError for a seed that is not one, or that a 16-bit weight lacks."""
+    if rounding_seed is not None:
+        check_seed("rounding_seed", rounding_seed)
+    elif weight.dtype != torch.float32:
+        raise ValueError(
+            f"a {weight.dtype} weight needs a rounding_seed: rounded to nearest, most updates are lost"
+        )
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, region: Region) -> None:
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} is on {tensor.device}: noise is for CPU and CUDA tensors")
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"{name} is {tensor.dtype}, not one of float32, float16 and bfloat16")
+    shape = (region.rows, region.cols)
+    if tuple(tensor.shape) != shape and (region.rows != 1 or tuple(tensor.shape) != shape[1:]):
+        raise ValueError(
+            f"{name} has shape {list(tensor.shape)}, but its region is {region.rows} x {region.cols}"
+        )
+    if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        raise ValueError(f"{name} is an expanded view: several of its elements are one place in memory")
+
+
+def _end(tensor: torch.Tensor) -> int:
+    """Return the address after a tensor's last element."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()

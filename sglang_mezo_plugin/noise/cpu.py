@@ -1,0 +1,178 @@
+"""Noise on CPU tensors, by numba. Arguments have been checked by the package's public functions.
+
+A tensor is cut into tiles of at most `TILE` neighbouring elements of a row, which threads share out. A tile
+is widened to fp32, changed and narrowed again in small buffers, in loops plain enough for LLVM to turn into
+vector instructions.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from sglang_mezo_plugin.noise import cpu_noise, cpu_tiles, philox
+from sglang_mezo_plugin.noise.cpu_noise import gaussian, rademacher, rounding_words
+from sglang_mezo_plugin.noise.cpu_tiles import FORMATS, load, store, store_stochastically
+from sglang_mezo_plugin.noise.region import Direction, Region
+
+TILE = 4096
+FLOAT32 = FORMATS[torch.float32]
+
+
+def direction_into(out: torch.Tensor, direction: Direction, region: Region) -> None:
+    _use_threads_of_torch()
+    _direction(_plane(out), _place(region), np.uint64(direction.seed), _is_gaussian(direction))
+
+
+def perturb_into(
+    out: torch.Tensor,
+    weight: torch.Tensor,
+    direction: Direction,
+    region: Region,
+    coefficient: float,
+    mirrored: torch.Tensor | None = None,
+) -> None:
+    """Write weight + coefficient * z into out and weight - coefficient * z, from one z, into mirrored."""
+    _use_threads_of_torch()
+    plane = _plane(out)
+    nothing = (plane[0][:0], *plane[1:])
+    _perturb(
+        plane,
+        _plane(weight),
+        _place(region),
+        np.uint64(direction.seed),
+        _is_gaussian(direction),
+        np.float32(coefficient),
+        nothing if mirrored is None else _plane(mirrored),
+    )
+
+
+def accumulate_(
+    weight: torch.Tensor,
+    moves: Sequence[tuple[Direction, float]],
+    region: Region,
+    rounding_seed: int,
+    decay: float,
+) -> None:
+    _use_threads_of_torch()
+    _accumulate(
+        _plane(weight),
+        _place(region),
+        np.array([direction.seed for direction, _ in moves], np.uint64),
+        all(_is_gaussian(direction) for direction, _ in moves),
+        np.array([coefficient for _, coefficient in moves], np.float32),
+        np.uint64(rounding_seed),
+        np.float32(decay),
+    )
+
+
+def _kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a function for many threads, and keep the result on disk.
+
+    To see whether that is still good, numba looks at the function's own file only. So forget it if a file
+    with what the function calls is newer.
+    """
+    kernel = njit(parallel=True, cache=True)(function)
+    newest = max(Path(module.__file__).stat().st_mtime for module in (cpu_noise, cpu_tiles, philox))
+    for index in Path(kernel.stats.cache_path).glob(f"cpu.{function.__name__}-*.nbi"):
+        with suppress(OSError):  # another process was faster, or the folder cannot be written
+            if index.stat().st_mtime < newest:
+                index.unlink()
+    return kernel
+
+
+# A prange cannot read tuples made outside: planes are taken apart before it and put together in it.
+
+
+@_kernel
+def _direction(out, place, seed, is_gaussian):
+    memory, row_stride, col_stride, dtype = out
+    parameter, offset, rows, cols, region_stride = place
+    for tile in prange(_tiles(rows, cols)):
+        row, col, count = _tile(cols, tile)
+        z = _noise(seed, is_gaussian, parameter, offset + row * region_stride + col, count)
+        store((memory, row_stride, col_stride, dtype), row, col, z)
+
+
+@_kernel
+def _perturb(out, weight, place, seed, is_gaussian, coefficient, mirrored):
+    memory, row_stride, col_stride, dtype = out
+    mirror_memory, mirror_row_stride, mirror_col_stride, mirror_dtype = mirrored
+    w_memory, w_row_stride, w_col_stride, w_dtype = weight
+    parameter, offset, rows, cols, region_stride = place
+    for tile in prange(_tiles(rows, cols)):
+        row, col, count = _tile(cols, tile)
+        z = _noise(seed, is_gaussian, parameter, offset + row * region_stride + col, count)
+        w = load((w_memory, w_row_stride, w_col_stride, w_dtype), row, col, count)
+        move = coefficient * z
+        store((memory, row_stride, col_stride, dtype), row, col, w + move)
+        if len(mirror_memory) > 0:
+            store((mirror_memory, mirror_row_stride, mirror_col_stride, mirror_dtype), row, col, w - move)
+
+
+@_kernel
+def _accumulate(weight, place, seeds, is_gaussian, coefficients, rounding_seed, decay):
+    memory, row_stride, col_stride, dtype = weight
+    parameter, offset, rows, cols, region_stride = place
+    for tile in prange(_tiles(rows, cols)):
+        row, col, count = _tile(cols, tile)
+        first = offset + row * region_stride + col
+        total = np.zeros(count, np.float32)
+        for move in range(len(seeds)):
+            total += coefficients[move] * _noise(seeds[move], is_gaussian, parameter, first, count)
+        plane = (memory, row_stride, col_stride, dtype)
+        total += decay * load(plane, row, col, count)
+        if dtype == FLOAT32:
+            store(plane, row, col, total)
+        else:
+            store_stochastically(
+                plane, row, col, total, rounding_words(rounding_seed, parameter, first, count)
+            )
+
+
+@njit
+def _tiles(rows, cols):
+    return rows * ((cols + TILE - 1) // TILE)
+
+
+@njit
+def _tile(cols, tile):
+    """Return a tile's row, its first column and its number of elements."""
+    in_row = (cols + TILE - 1) // TILE
+    col = tile % in_row * TILE
+    return tile // in_row, col, min(TILE, cols - col)
+
+
+@njit
+def _noise(seed, is_gaussian, parameter, first, count):
+    if is_gaussian:
+        return gaussian(seed, parameter, first, count)
+    return rademacher(seed, parameter, first, count)
+
+
+def _use_threads_of_torch() -> None:
+    """Use as many threads as torch, which heeds OMP_NUM_THREADS and torch.set_num_threads."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+
+def _is_gaussian(direction: Direction) -> bool:
+    return direction.distribution == "gaussian"
+
+
+def _place(region: Region) -> tuple[np.uint32, int, int, int, int]:
+    return np.uint32(region.parameter), region.offset, region.rows, region.cols, region.row_stride
+
+
+def _plane(tensor: torch.Tensor) -> tuple[NDArray, int, int, int]:
+    """Describe a 2-D tensor to `cpu_tiles.py`, without a copy."""
+    integers = tensor.detach().view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
+    span = (
+        sum((size - 1) * stride for size, stride in zip(integers.shape, integers.stride(), strict=True)) + 1
+    )
+    memory = integers.as_strided((span,), (1,)).numpy()
+    return memory.view(f"u{memory.itemsize}"), *integers.stride(), FORMATS[tensor.dtype]

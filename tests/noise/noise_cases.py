@@ -1,0 +1,120 @@
+"""The same calls for every backend, and what the reference in numpy says of each."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sglang_mezo_plugin import noise
+from sglang_mezo_plugin.noise import Direction, Region, philox
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DISTRIBUTIONS = ("gaussian", "rademacher")
+SEED, OTHER_SEED, ROUNDING_SEED = 2**63 + 12345, 7, 0xFEDCBA9876543210
+EPS, DECAY = 0.01, 0.999
+
+# Aligned to blocks; not at all aligned, beyond 2**32 blocks; narrow columns of wide rows; 1-D; long rows.
+REGIONS = {
+    "whole": Region.whole("layers.0.fc1.weight", (12, 64)),
+    "far": Region(0xFFFFFFFF, 2**41 + 131, 3, 100, 1037),
+    "narrow": Region(5, 256, 3, 48, 384),
+    "bias": Region.whole("layers.0.fc1.bias", (777,)),
+    "long": Region(6, 2, 2, 4200, 5120),
+}
+
+
+class Case(NamedTuple):
+    name: str
+    region: Region
+    distribution: str
+    dtype: torch.dtype
+
+
+def cases() -> Iterator[Case]:
+    for name, region in REGIONS.items():
+        for distribution in DISTRIBUTIONS:
+            for dtype in DTYPES:
+                yield Case(f"{name}-{distribution}-{str(dtype)[6:]}", region, distribution, dtype)
+
+
+def weight_of(case: Case) -> torch.Tensor:
+    """Weights over many orders of magnitude, fp16's subnormal numbers and its largest among them."""
+    generator = np.random.default_rng(0)
+    shape = (case.region.rows, case.region.cols)
+    values = generator.standard_normal(shape) * np.exp(4 * generator.standard_normal(shape) - 4)
+    values.flat[:6] = 0.0, -0.0, 65504.0, -65504.0, np.inf, -np.inf
+    return torch.from_numpy(values).to(case.dtype)
+
+
+def run(device: str) -> dict[str, torch.Tensor]:
+    """Call all public functions on all cases; the results are on the CPU, named case/function."""
+    results = {}
+    for case in cases():
+        weight = weight_of(case).to(device)
+        direction = Direction(SEED, case.distribution)
+        z, one, plus, minus = (torch.full_like(weight, torch.nan) for _ in range(4))
+        noise.direction_into(z, direction, case.region)
+        noise.perturb_into(one, weight, direction, case.region, EPS)
+        noise.perturb_pair_into(plus, minus, weight, direction, case.region, EPS)
+        noise.accumulate_(weight, moves_of(case), case.region, ROUNDING_SEED, DECAY)
+        outputs = {"direction": z, "perturb": one, "plus": plus, "minus": minus, "accumulate": weight}
+        results |= {f"{case.name}/{function}": tensor.cpu() for function, tensor in outputs.items()}
+    return results
+
+
+def expected() -> dict[str, torch.Tensor]:
+    """What `run` must return, by the reference and by torch's rounding to nearest."""
+    results = {}
+    for case in cases():
+        weight = weight_of(case)
+        z = reference(Direction(SEED, case.distribution), case.region)
+        move = np.float32(EPS) * z
+        total = np.zeros_like(z)
+        for direction, coefficient in moves_of(case):
+            total += np.float32(coefficient) * reference(direction, case.region)
+        total += np.float32(DECAY) * weight.float().numpy()
+        outputs = {
+            "direction": torch.from_numpy(z).to(case.dtype),
+            "perturb": (weight.float() + torch.from_numpy(move)).to(case.dtype),
+            "plus": (weight.float() + torch.from_numpy(move)).to(case.dtype),
+            "minus": (weight.float() - torch.from_numpy(move)).to(case.dtype),
+            "accumulate": rounded(total, case.region, case.dtype),
+        }
+        results |= {f"{case.name}/{function}": tensor for function, tensor in outputs.items()}
+    return results
+
+
+def moves_of(case: Case) -> list[tuple[Direction, float]]:
+    return [(Direction(SEED, case.distribution), EPS), (Direction(OTHER_SEED, case.distribution), -3e-4)]
+
+
+def reference(direction: Direction, region: Region) -> np.ndarray:
+    """z on a region, by `philox.py`: fp32 [rows, cols]."""
+    draw = philox.gaussian if direction.distribution == "gaussian" else philox.rademacher
+    return draw(direction.seed, region.parameter, elements(region)).reshape(region.rows, region.cols)
+
+
+def rounded(values: np.ndarray, region: Region, dtype: torch.dtype) -> torch.Tensor:
+    """Values as `accumulate_` stores them with ROUNDING_SEED."""
+    if dtype == torch.float32:
+        return torch.from_numpy(values)
+    words = philox.rounding_words(ROUNDING_SEED, region.parameter, elements(region)).reshape(values.shape)
+    bits = philox.round_stochastically(values, words, str(dtype)[6:])
+    return torch.from_numpy(bits.view(np.int16)).view(dtype)
+
+
+def elements(region: Region) -> np.ndarray:
+    rows = region.offset + np.arange(region.rows, dtype=np.int64) * region.row_stride
+    return (rows[:, None] + np.arange(region.cols, dtype=np.int64)).ravel()
+
+
+def differences(results: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, int]:
+    """How many elements of each result have other bits than wanted; names without any are left out."""
+    assert results.keys() == wanted.keys()
+    counts = {name: int((bits(results[name]) != bits(wanted[name])).sum()) for name in wanted}
+    return {name: count for name, count in counts.items() if count}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)

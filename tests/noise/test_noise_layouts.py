@@ -1,0 +1,97 @@
+"""One seed is one direction, however the engine lays its tensors out."""
+
+import noise_cases
+import pytest
+import torch
+
+from sglang_mezo_plugin.noise import Direction, Region, accumulate_, direction_into, perturb_into
+
+DIRECTIONS = [Direction(2**40 + 5, distribution) for distribution in noise_cases.DISTRIBUTIONS]
+by_distribution = pytest.mark.parametrize("direction", DIRECTIONS, ids=noise_cases.DISTRIBUTIONS)
+ROWS, COLS = 24, 130  # neither a multiple of 128, nor (130) of 4
+WHOLE = Region.whole("layers.0.q_proj.weight", (ROWS, COLS))
+
+
+def z_of(direction: Direction, region: Region, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    out = torch.empty(region.rows, region.cols, dtype=dtype)
+    direction_into(out, direction, region)
+    return out
+
+
+@by_distribution
+def test_fused_qkv_holds_the_directions_of_its_parts(direction: Direction) -> None:
+    regions = [Region.whole(f"layers.0.{part}_proj.weight", (ROWS, COLS)) for part in "qkv"]
+    fused = torch.zeros(3 * ROWS, COLS)
+    for part, region in zip(fused.split(ROWS), regions, strict=True):
+        accumulate_(part, [(direction, 2.0)], region)
+    assert torch.equal(fused, 2 * torch.cat([z_of(direction, region) for region in regions]))
+
+
+@by_distribution
+def test_shards_are_slices(direction: Direction) -> None:
+    z = z_of(direction, WHOLE)
+    for rank in range(2):
+        rows, cols = (rank * 12, rank * 12 + 12), (rank * 65, rank * 65 + 65)
+        assert torch.equal(z_of(direction, WHOLE.row_slice(*rows)), z[slice(*rows)])
+        assert torch.equal(z_of(direction, WHOLE.column_slice(*cols)), z[:, slice(*cols)])
+    both = WHOLE.row_slice(3, 9).column_slice(7, 100)
+    assert torch.equal(z_of(direction, both), z[3:9, 7:100])
+
+
+@by_distribution
+def test_one_dimension_and_its_shards(direction: Direction) -> None:
+    region = Region.whole("layers.0.q_proj.bias", (300,))
+    z, shard = torch.empty(300), torch.empty(150)
+    direction_into(z, direction, region)
+    direction_into(shard, direction, region.column_slice(150, 300))
+    assert torch.equal(z, z_of(direction, region)[0])
+    assert torch.equal(shard, z[150:])
+
+
+@by_distribution
+def test_padding_rows_stay(direction: Direction) -> None:
+    embedding = torch.full((ROWS + 8, COLS), 7.0)
+    accumulate_(embedding[:ROWS], [(direction, 0.5)], WHOLE)
+    assert torch.equal(embedding[:ROWS], 7 + 0.5 * z_of(direction, WHOLE))
+    assert torch.equal(embedding[ROWS:], torch.full((8, COLS), 7.0))
+
+
+@by_distribution
+def test_views_with_any_strides(direction: Direction) -> None:
+    """A transposed weight (GPT-2's Conv1D), columns of a wider tensor, every second column."""
+    z = z_of(direction, WHOLE)
+    wide = torch.zeros(ROWS, 3 * COLS)
+    for view in (torch.zeros(COLS, ROWS).t(), wide[:, :COLS], wide[:, COLS::2]):
+        out = torch.zeros_like(view, memory_format=torch.preserve_format)
+        perturb_into(out, view, direction, WHOLE, 1.0)
+        assert torch.equal(out, z)
+        direction_into(view, direction, WHOLE)
+        assert torch.equal(view, z)
+    assert torch.count_nonzero(wide[:, COLS + 1 :: 2]) == 0
+
+
+@by_distribution
+def test_dtype_only_rounds(direction: Direction) -> None:
+    z = z_of(direction, WHOLE)
+    for dtype in noise_cases.DTYPES:
+        assert torch.equal(z_of(direction, WHOLE, dtype), z.to(dtype))
+        weight = torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(0)).to(dtype)
+        before = weight.clone()
+        for out_dtype in noise_cases.DTYPES:
+            out = torch.empty(ROWS, COLS, dtype=out_dtype)
+            perturb_into(out, weight, direction, WHOLE, 1e-3)
+            assert torch.equal(out, (weight.float() + torch.tensor(1e-3) * z).to(out_dtype))
+        assert torch.equal(weight, before)
+
+
+@by_distribution
+def test_threads_do_not_matter(direction: Direction) -> None:
+    region, threads = Region.whole("lm_head.weight", (40, 1000)), torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(z_of(direction, region))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
