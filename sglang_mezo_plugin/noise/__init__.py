@@ -3,12 +3,14 @@
     region = Region.whole("model.decoder.layers.0.fc1.weight", weight.shape)   # once for each parameter
     direction = Direction(seed)                                                # once for each pair and step
     perturb_pair_into(plus, minus, weight, direction, region, eps)             # W + eps z and W - eps z
+    gather_pair_into(plus, minus, weight, tokens, direction, region, eps)      # only their rows `tokens`
     accumulate_(weight, [(direction, -lr * g)], region, rounding_seed=seed)    # W += -lr g z
 
 Tensors are fp32, fp16 or bf16, 1-D or 2-D, of any strides, on a CPU or a CUDA device, and have just the shape
-of their region: rows that only pad are left out by passing `weight[:rows]`. Arithmetic is in fp32, each
-operation rounded once, and no backend uses a library's logarithm or sine, so the results have the same bits
-on every device. Nothing is copied and autograd records nothing. `philox.py` defines the numbers.
+of their region, gathered rows apart: rows that only pad are left out by passing `weight[:rows]`. Arithmetic
+is in fp32, each operation rounded once, and no backend uses a library's logarithm or sine, so the results
+have the same bits on every device. Nothing is copied and autograd records nothing. `philox.py` defines the
+numbers.
 
 Every function raises ValueError for what does not fit: seeds outside [0, 2**64), coefficients that are not
 finite in fp32, other dtypes, tensors on different devices, or a region of another shape than the tensor.
@@ -19,7 +21,14 @@ from types import ModuleType
 
 import torch
 
-from sglang_mezo_plugin.noise.checks import check_apart, check_finite, check_moves, check_rounding, plan
+from sglang_mezo_plugin.noise.checks import (
+    check_apart,
+    check_finite,
+    check_gather,
+    check_moves,
+    check_rounding,
+    plan,
+)
 from sglang_mezo_plugin.noise.region import Direction, Distribution, Region, check_parameter_ids, parameter_id
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "accumulate_",
     "check_parameter_ids",
     "direction_into",
+    "gather_pair_into",
     "parameter_id",
     "perturb_into",
     "perturb_pair_into",
@@ -80,6 +90,32 @@ def perturb_pair_into(
     if weight.numel():
         plus, minus, weight_2d = planes
         _backend(weight).perturb_into(plus, weight_2d, direction, region, eps, minus)
+
+
+def gather_pair_into(
+    out_plus: torch.Tensor,
+    out_minus: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    direction: Direction,
+    region: Region,
+    eps: float,
+) -> None:
+    """Set out_plus to (weight + eps * z)[rows] and out_minus to (weight - eps * z)[rows]: an embedding.
+
+    The same bits as `perturb_pair_into` on the whole table, indexed afterwards; but only the rows named are
+    read, and z is evaluated there alone, once for both. On a GPU that is one launch, without a wait.
+
+    weight: [R, C], unchanged. rows: int32 or int64 [n], of any stride, on weight's device, each in [0, R),
+    repeated or not. ValueError if one is outside, for CPU tensors; on a GPU the caller answers for that,
+    since to look would be to wait. out_plus, out_minus: [n, C], may have other dtypes; the three tensors
+    must not overlap. eps: finite.
+    """
+    check_gather(rows, weight, region, out_plus=out_plus, out_minus=out_minus)
+    check_apart(out_plus=out_plus, out_minus=out_minus, weight=weight)
+    check_finite("eps", eps)
+    if out_plus.numel():
+        _backend(weight).perturb_into(out_plus, weight, direction, region, eps, out_minus, rows)
 
 
 def accumulate_(

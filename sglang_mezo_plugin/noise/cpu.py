@@ -36,8 +36,12 @@ def perturb_into(
     region: Region,
     coefficient: float,
     mirrored: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
 ) -> None:
-    """Write weight + coefficient * z into out and weight - coefficient * z, from one z, into mirrored."""
+    """Write weight + coefficient * z into out and weight - coefficient * z, from one z, into mirrored.
+
+    rows: if given, row i of out and of mirrored is that of row rows[i] of weight and its region.
+    """
     _use_threads_of_torch()
     plane = _plane(out)
     nothing = (plane[0][:0], *plane[1:])
@@ -49,6 +53,7 @@ def perturb_into(
         _is_gaussian(direction),
         np.float32(coefficient),
         nothing if mirrored is None else _plane(mirrored),
+        np.empty(0, np.int64) if rows is None else np.ascontiguousarray(rows.numpy(), np.int64),
     )
 
 
@@ -100,15 +105,16 @@ def _direction(out, place, seed, is_gaussian):
 
 
 @_kernel
-def _perturb(out, weight, place, seed, is_gaussian, coefficient, mirrored):
+def _perturb(out, weight, place, seed, is_gaussian, coefficient, mirrored, gathered):
     memory, row_stride, col_stride, dtype = out
     mirror_memory, mirror_row_stride, mirror_col_stride, mirror_dtype = mirrored
     w_memory, w_row_stride, w_col_stride, w_dtype = weight
     parameter, offset, rows, cols, region_stride = place
-    for tile in prange(_tiles(rows, cols)):
+    for tile in prange(_tiles(len(gathered) if len(gathered) > 0 else rows, cols)):
         row, col, count = _tile(cols, tile)
-        z = _noise(seed, is_gaussian, parameter, offset + row * region_stride + col, count)
-        w = load((w_memory, w_row_stride, w_col_stride, w_dtype), row, col, count)
+        source = gathered[row] if len(gathered) > 0 else row
+        z = _noise(seed, is_gaussian, parameter, offset + source * region_stride + col, count)
+        w = load((w_memory, w_row_stride, w_col_stride, w_dtype), source, col, count)
         move = coefficient * z
         store((memory, row_stride, col_stride, dtype), row, col, w + move)
         if len(mirror_memory) > 0:

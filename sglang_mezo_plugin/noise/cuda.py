@@ -45,8 +45,12 @@ def perturb_into(
     region: Region,
     coefficient: float,
     mirrored: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
 ) -> None:
-    """Write weight + coefficient * z into out and weight - coefficient * z, from one z, into mirrored."""
+    """Write weight + coefficient * z into out and weight - coefficient * z, from one z, into mirrored.
+
+    rows: if given, row i of out and of mirrored is that of row rows[i] of weight and its region.
+    """
     second = out if mirrored is None else mirrored
     _launch(
         _perturb_kernel,
@@ -57,10 +61,12 @@ def perturb_into(
             *(out, *out.stride()),
             *(second, *second.stride()),
             *(weight, *weight.stride()),
+            *((weight, 0) if rows is None else (rows, *rows.stride())),
             *_halves(direction.seed),
             float(coefficient),
         ),
         MIRRORED=mirrored is not None,
+        GATHERED=rows is not None,
     )
 
 
@@ -84,16 +90,17 @@ def accumulate_(
 
 
 def _launch(
-    kernel: Any, tensor: torch.Tensor, region: Region, distribution: str, arguments: tuple, **options: bool
+    kernel: Any, out: torch.Tensor, region: Region, distribution: str, arguments: tuple, **options: bool
 ) -> None:
+    """Run a kernel on the tiles of each row of out, which it writes."""
     gaussian = distribution == "gaussian"
     block = philox.GAUSSIAN_BLOCK if gaussian else philox.RADEMACHER_BLOCK
     steps = (region.offset, region.row_stride) if region.rows > 1 else (region.offset,)
     lead = 0 if all(step % block == 0 for step in steps) else block - 1
     tile = TILES[distribution]
     tiles = triton.cdiv(region.cols + lead, tile)
-    with torch.cuda.device_of(tensor):
-        kernel[(region.rows * tiles,)](
+    with torch.cuda.device_of(out):
+        kernel[(out.shape[0] * tiles,)](
             *arguments,
             _signed(region.parameter),
             region.offset,
@@ -130,18 +137,27 @@ def _signed(word: int) -> int:
 
 
 @triton.jit
+def _row(tiles):
+    """Return this program's row of what is written."""
+    return (tl.program_id(0) // tiles).to(tl.int64)
+
+
+@triton.jit
 def _tile(
-    offset, region_stride, cols, tiles, BLOCK: tl.constexpr, ALIGNMENT: tl.constexpr, TILE: tl.constexpr
-):
-    """Return this program's row, first element in the checkpoint, first column, and mask [TILE]."""
-    row = (tl.program_id(0) // tiles).to(tl.int64)
+    row, offset, region_stride, cols, tiles,
+    BLOCK: tl.constexpr, ALIGNMENT: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Return this program's first element in the checkpoint, first column, and mask [TILE].
+
+    row: the region's, int64.
+    """
     start = (tl.program_id(0) % tiles).to(tl.int64) * TILE
     base = row * region_stride + offset
     lead = tl.multiple_of(base & (BLOCK - 1), ALIGNMENT)
     below = tl.multiple_of(tl.maximum(lead - start, 0).to(tl.int32), ALIGNMENT)
     above = tl.multiple_of(tl.minimum(cols + lead - start, TILE).to(tl.int32), ALIGNMENT)
     lane = tl.arange(0, TILE)
-    return row, base - lead + start, start - lead, (lane >= below) & (lane < above)
+    return base - lead + start, start - lead, (lane >= below) & (lane < above)
 
 
 @triton.jit(do_not_specialize=PER_CALL)
@@ -149,7 +165,8 @@ def _direction_kernel(
     out, out_row, out_col, seed_low, seed_high, parameter, offset, region_stride, cols, tiles,
     GAUSSIAN: tl.constexpr, BLOCK: tl.constexpr, ALIGNMENT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    row, first, col, mask = _tile(offset, region_stride, cols, tiles, BLOCK, ALIGNMENT, TILE)
+    row = _row(tiles)
+    first, col, mask = _tile(row, offset, region_stride, cols, tiles, BLOCK, ALIGNMENT, TILE)
     z = direction_tile(seed_low, seed_high, parameter, first, TILE, GAUSSIAN)
     lane = tl.arange(0, TILE)
     at = out + row * out_row + col * out_col + lane * out_col
@@ -159,13 +176,15 @@ def _direction_kernel(
 @triton.jit(do_not_specialize=PER_CALL)
 def _perturb_kernel(
     out, out_row, out_col, mirrored, mirrored_row, mirrored_col, weight, weight_row, weight_col,
-    seed_low, seed_high, coefficient, parameter, offset, region_stride, cols, tiles,
+    rows, rows_step, seed_low, seed_high, coefficient, parameter, offset, region_stride, cols, tiles,
     GAUSSIAN: tl.constexpr, BLOCK: tl.constexpr, ALIGNMENT: tl.constexpr, TILE: tl.constexpr,
-    MIRRORED: tl.constexpr,
+    MIRRORED: tl.constexpr, GATHERED: tl.constexpr,
 ):  # fmt: skip
-    row, first, col, mask = _tile(offset, region_stride, cols, tiles, BLOCK, ALIGNMENT, TILE)
+    row = _row(tiles)
+    source = tl.load(rows + row * rows_step).to(tl.int64) if GATHERED else row
+    first, col, mask = _tile(source, offset, region_stride, cols, tiles, BLOCK, ALIGNMENT, TILE)
     lane = tl.arange(0, TILE)
-    w = widen(tl.load(weight + row * weight_row + col * weight_col + lane * weight_col, mask))
+    w = widen(tl.load(weight + source * weight_row + col * weight_col + lane * weight_col, mask))
     move = coefficient * direction_tile(seed_low, seed_high, parameter, first, TILE, GAUSSIAN)
     at = out + row * out_row + col * out_col + lane * out_col
     tl.store(at, round_to_nearest(w + move, out.dtype.element_ty), mask)
@@ -180,7 +199,8 @@ def _accumulate_kernel(
     parameter, offset, region_stride, cols, tiles,
     GAUSSIAN: tl.constexpr, BLOCK: tl.constexpr, ALIGNMENT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    row, first, col, mask = _tile(offset, region_stride, cols, tiles, BLOCK, ALIGNMENT, TILE)
+    row = _row(tiles)
+    first, col, mask = _tile(row, offset, region_stride, cols, tiles, BLOCK, ALIGNMENT, TILE)
     total = tl.zeros([TILE], tl.float32)
     for move in range(moves):
         low = tl.load(table + 3 * move)

@@ -14,11 +14,12 @@ DISTRIBUTIONS = ("gaussian", "rademacher")
 SEED, OTHER_SEED, ROUNDING_SEED = 2**63 + 12345, 7, 0xFEDCBA9876543210
 EPS, DECAY = 0.01, 0.999
 
-# Aligned to blocks; not at all aligned, beyond 2**32 blocks; narrow columns of wide rows; 1-D; long rows.
+# Aligned to blocks; not at all aligned, beyond 2**32 blocks; narrow columns of rows so wide that the last one
+# begins beyond 2**31; 1-D; long rows.
 REGIONS = {
     "whole": Region.whole("layers.0.fc1.weight", (12, 64)),
     "far": Region(0xFFFFFFFF, 2**41 + 131, 3, 100, 1037),
-    "narrow": Region(5, 256, 3, 48, 384),
+    "narrow": Region(5, 256, 3, 48, 2**30 + 128),
     "bias": Region.whole("layers.0.fc1.bias", (777,)),
     "long": Region(6, 2, 2, 4200, 5120),
 }
@@ -57,8 +58,15 @@ def run(device: str) -> dict[str, torch.Tensor]:
         noise.direction_into(z, direction, case.region)
         noise.perturb_into(one, weight, direction, case.region, EPS)
         noise.perturb_pair_into(plus, minus, weight, direction, case.region, EPS)
+        gathered = gather(weight, direction, case.region)
         noise.accumulate_(weight, moves_of(case), case.region, ROUNDING_SEED, DECAY)
-        outputs = {"direction": z, "perturb": one, "plus": plus, "minus": minus, "accumulate": weight}
+        outputs = {
+            "direction": z,
+            "perturb": one,
+            "plus": plus,
+            "minus": minus,
+            "accumulate": weight,
+        } | gathered
         results |= {f"{case.name}/{function}": tensor.cpu() for function, tensor in outputs.items()}
     return results
 
@@ -74,15 +82,44 @@ def expected() -> dict[str, torch.Tensor]:
         for direction, coefficient in moves_of(case):
             total += np.float32(coefficient) * reference(direction, case.region)
         total += np.float32(DECAY) * weight.float().numpy()
+        plus, minus = weight.float() + torch.from_numpy(move), weight.float() - torch.from_numpy(move)
+        rows = rows_of(case.region)
         outputs = {
             "direction": torch.from_numpy(z).to(case.dtype),
-            "perturb": (weight.float() + torch.from_numpy(move)).to(case.dtype),
-            "plus": (weight.float() + torch.from_numpy(move)).to(case.dtype),
-            "minus": (weight.float() - torch.from_numpy(move)).to(case.dtype),
+            "perturb": plus.to(case.dtype),
+            "plus": plus.to(case.dtype),
+            "minus": minus.to(case.dtype),
+            "gathered plus": plus.to(case.dtype)[rows],
+            "gathered minus": minus.to(case.dtype)[rows],
+            "strided plus": plus.to(case.dtype)[rows],
+            "strided minus": minus[rows],
             "accumulate": rounded(total, case.region, case.dtype),
         }
         results |= {f"{case.name}/{function}": tensor for function, tensor in outputs.items()}
     return results
+
+
+def gather(weight: torch.Tensor, direction: Direction, region: Region) -> dict[str, torch.Tensor]:
+    """Gather rows, all tensors being contiguous and alike; and again, with other strides and dtypes."""
+    rows = rows_of(region).to(weight.device)
+    plus, minus = (weight.new_full((len(rows), region.cols), torch.nan) for _ in range(2))
+    noise.gather_pair_into(plus, minus, weight, rows, direction, region, EPS)
+    columns = weight.new_full((len(rows), 2 * region.cols), torch.nan)[:, ::2]
+    transposed = torch.full((region.cols, len(rows)), torch.nan, device=weight.device).t()
+    every_second = rows.int().repeat_interleave(2)[::2]
+    table = weight.t().contiguous().t()
+    noise.gather_pair_into(columns, transposed, table, every_second, direction, region, EPS)
+    return {
+        "gathered plus": plus,
+        "gathered minus": minus,
+        "strided plus": columns,
+        "strided minus": transposed,
+    }
+
+
+def rows_of(region: Region) -> torch.Tensor:
+    """The last row twice, and the first."""
+    return torch.tensor([region.rows - 1, 0, region.rows - 1])
 
 
 def moves_of(case: Case) -> list[tuple[Direction, float]]:

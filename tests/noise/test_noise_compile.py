@@ -17,7 +17,7 @@ from sglang_mezo_plugin import noise
 from sglang_mezo_plugin.noise import Direction, Region, cuda
 
 HOPPER = GPUTarget("cuda", 90, 32)
-STRIDES = {"out_col": 1, "mirrored_col": 1, "weight_col": 1}
+STRIDES = {"out_col": 1, "mirrored_col": 1, "weight_col": 1, "rows_step": 1}
 BLOCKS = {"gaussian": 4, "rademacher": 128}
 
 
@@ -37,7 +37,7 @@ def compiled(kernel: Any, distribution: str, dtype: str, aligned: bool = True, *
         "TILE": cuda.TILES[distribution],
     } | {name: one for name, one in STRIDES.items() if name in kernel.arg_names}
     types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
-    types |= {"table": "*i32"} | dict.fromkeys(("coefficient", "decay"), "fp32")
+    types |= {"table": "*i32", "rows": "*i64"} | dict.fromkeys(("coefficient", "decay"), "fp32")
     types |= dict.fromkeys(("out", "mirrored", "weight"), f"*{dtype}")
     divisible = ["out", "mirrored", "weight"]
     if aligned:
@@ -54,8 +54,9 @@ def compiled(kernel: Any, distribution: str, dtype: str, aligned: bool = True, *
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("distribution", BLOCKS)
-def test_pair_is_wide_and_evaluates_each_block_once(distribution: str, dtype: str) -> None:
-    ptx = compiled(cuda._perturb_kernel, distribution, dtype, MIRRORED=True)
+@pytest.mark.parametrize("gathered", [False, True])
+def test_pair_is_wide_and_evaluates_each_block_once(gathered: bool, distribution: str, dtype: str) -> None:
+    ptx = compiled(cuda._perturb_kernel, distribution, dtype, MIRRORED=True, GATHERED=gathered)
     per_thread = cuda.TILES[distribution] // 128
     access = 16 // (4 if dtype == "fp32" else 2)
     assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == per_thread // access
@@ -119,7 +120,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]
         kernel.device_caches.clear()
 
 
-def test_new_seeds_parameters_and_coefficients_compile_nothing_new(launches: Callable[[], list[int]]) -> None:
+def test_what_changes_from_call_to_call_compiles_nothing_new(launches: Callable[[], list[int]]) -> None:
+    """Seeds, parameters, coefficients, and the number of rows that are gathered."""
     weight, plus, minus = (torch.zeros(64, 128, dtype=torch.float16) for _ in range(3))
     for seed in (0, 1, 16, 2**31, 2**32 + 1, 2**64 - 1):
         direction, region = Direction(seed), Region.whole(f"layers.{seed}.weight", (64, 128))
@@ -127,6 +129,10 @@ def test_new_seeds_parameters_and_coefficients_compile_nothing_new(launches: Cal
         noise.perturb_pair_into(plus, minus, weight, direction, region, 1 / (seed + 1))
         noise.accumulate_(weight, [(direction, float(seed))], region, rounding_seed=seed)
     assert launches() == [1, 1, 1]
+    for count in (1, 2, 16):
+        rows = torch.arange(count)
+        noise.gather_pair_into(plus[:count], minus[:count], weight, rows, direction, region, 1.0)
+    assert launches() == [1, 2, 1]
 
 
 def test_tensors_beyond_two_to_the_32_elements(launches: Callable[[], list[int]]) -> None:
@@ -137,3 +143,12 @@ def test_tensors_beyond_two_to_the_32_elements(launches: Callable[[], list[int]]
         Region.whole("w", (elements,)),
     )
     assert launches() == [1, 0, 0]
+
+
+def test_gathering_reads_no_row_number_on_the_host(launches: Callable[[], list[int]]) -> None:
+    """A meta tensor has no values to read; the table has more than 2**32 elements, the outputs few."""
+    table = torch.empty(2**20, 2**13, dtype=torch.float16, device="meta")
+    plus, minus, rows = table[:5], table[5:10], torch.empty(5, dtype=torch.int32, device="meta")
+    region = Region.whole("w", table.shape)
+    cuda.perturb_into(plus, table, Direction(1), region, 1.0, minus, rows)
+    assert launches() == [0, 1, 0]

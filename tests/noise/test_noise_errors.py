@@ -13,6 +13,7 @@ from sglang_mezo_plugin.noise import (
     accumulate_,
     check_parameter_ids,
     direction_into,
+    gather_pair_into,
     parameter_id,
     perturb_into,
     perturb_pair_into,
@@ -20,6 +21,7 @@ from sglang_mezo_plugin.noise import (
 
 D = Direction(1)
 REGION = Region.whole("w", (4, 6))
+ROWS = torch.tensor([3, 0])
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
@@ -34,6 +36,23 @@ def overlapping() -> None:
 def same_outputs() -> None:
     out = tensor()
     perturb_pair_into(out, out, tensor(), D, REGION, 1.0)
+
+
+def gather(
+    rows: torch.Tensor,
+    plus: torch.Tensor | None = None,
+    minus: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    eps: float = 1.0,
+) -> None:
+    """Gather two rows into new tensors from a new table, but for what is given."""
+    outs = (tensor(2, 6) if out is None else out for out in (plus, minus))
+    gather_pair_into(*outs, tensor() if weight is None else weight, rows, D, REGION, eps)
+
+
+def gather_from_overlapping() -> None:
+    table = tensor(6, 6)
+    gather(ROWS, minus=table[3:5], weight=table[:4])
 
 
 CASES: list[tuple[Callable[[], object], str]] = [
@@ -71,6 +90,19 @@ CASES: list[tuple[Callable[[], object], str]] = [
         lambda: perturb_pair_into(tensor(), tensor(), tensor(), D, REGION, -math.inf),
         "eps must be finite in fp32",
     ),
+    (lambda: gather(torch.tensor([0, 4])), "rows must be in [0, 4), but are in [0, 4]"),
+    (lambda: gather(torch.tensor([-1, 3]).int()), "rows must be in [0, 4), but are in [-1, 3]"),
+    (lambda: gather(torch.tensor([0.0, 1.0])), "rows must be int32 or int64 [n], not torch.float32 [2]"),
+    (lambda: gather(ROWS[None]), "rows must be int32 or int64 [n], not torch.int64 [1, 2]"),
+    (lambda: gather(ROWS.to("meta")), "tensors are on different devices: "),
+    (lambda: gather(ROWS, plus=tensor(6)), "out_plus has shape [6], but 2 rows of 6 are gathered"),
+    (lambda: gather(ROWS, minus=tensor(4, 6)), "out_minus has shape [4, 6], but 2 rows of 6 are gathered"),
+    (lambda: gather(ROWS, minus=tensor(2, 1).expand(2, 6)), "out_minus is an expanded view"),
+    (lambda: gather(ROWS, weight=tensor(5, 6)), "weight has shape [5, 6], but its region is 4 x 6"),
+    (lambda: gather(ROWS, weight=tensor(dtype=torch.int8)), "weight is torch.int8, not one of"),
+    (gather_from_overlapping, "weight and out_minus overlap in memory"),
+    (lambda: gather(ROWS, *[tensor(2, 6)] * 2), "overlap in memory"),
+    (lambda: gather(ROWS, eps=math.nan), "eps must be finite in fp32, not nan"),
     (lambda: accumulate_(tensor(), [(D, math.inf)], REGION), "a move's coefficient must be finite"),
     (
         lambda: accumulate_(tensor(), [(D, 1.0), (Direction(1, "rademacher"), 1.0)], REGION),
