@@ -1,0 +1,1 @@
+"""Data: from files and data sets to tokenised examples, and the order in which batches are drawn."""

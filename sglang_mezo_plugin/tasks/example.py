@@ -1,0 +1,48 @@
+"""What a model is trained and scored on: a prompt, what may follow it, and which of that is right."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Record:
+    """An example as text. A completion is the only option of its prompt, with label 0.
+
+    where: file and line, or row of a data set; for messages.
+    """
+
+    prompt: str
+    options: tuple[str, ...]
+    label: int
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example as token ids. Neither the prompt nor any option is empty; 0 <= label < len(options)."""
+
+    prompt: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+    label: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt with its longest option."""
+        return len(self.prompt) + max(len(option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that are scored together.
+
+    identity: 16 hexadecimal digits that tell the batch from any other, for the journal.
+    """
+
+    examples: tuple[Example, ...]
+    identity: str
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> "Batch":
+        digest = hashlib.sha256(repr(tuple(examples)).encode())
+        return cls(tuple(examples), digest.hexdigest()[:16])

@@ -1,0 +1,44 @@
+"""Records from a file or a data set."""
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.tasks.example import Record
+from sglang_mezo_plugin.tasks.fields import Row, Task
+from sglang_mezo_plugin.tasks.hub import FORMATS, file_rows, hub_rows
+from sglang_mezo_plugin.tasks.jsonl import jsonl_rows
+
+DATA_SET_NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}(:\S+)?")
+
+
+def read_records(source: str, task: Task, limit: int | None) -> list[Record]:
+    """Return the first `limit` records of a source, or all of them for None.
+
+    source: a .csv, .json or .parquet file; any other file, read as JSONL; or, if no file has that name, a
+    Hugging Face data set, "name", "name:split" or "name/config:split". UserError for a source that is
+    missing, unreadable or empty, for the first row that the task refuses, and for a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"{source}: a limit of {limit} records leaves none: it must be 1 or more")
+    records = [task(row, where) for row, where in islice(_rows(source), limit)]
+    if not records:
+        raise UserError(f"{source}: no records in it: name a file or a split that has some")
+    return records
+
+
+def _rows(source: str) -> Iterator[tuple[Row, str]]:
+    path = Path(source)
+    # Unlike the methods of Path, these are just False for a folder that is closed or a name that is too long.
+    if os.path.isdir(source):
+        raise UserError(f"{source}: a folder: name a file in it")
+    if os.path.exists(source):
+        return file_rows(path) if path.suffix in FORMATS else jsonl_rows(path)
+    if path.suffix in {".jsonl", *FORMATS} or not DATA_SET_NAME.fullmatch(source):
+        raise UserError(
+            f'{source}: no such file, and no data set\'s name: check the path, or write "name/config:split"'
+        )
+    return hub_rows(source)
