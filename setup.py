@@ -15,10 +15,14 @@ setup(
     packages=[*find_packages(include=["sglang_mezo_plugin*"]), "sglang_mezo_plugin._patches"],
     package_dir={"sglang_mezo_plugin._patches": "patches"},
     package_data={"sglang_mezo_plugin._patches": ["*.patch"]},
-    install_requires=["sglang==0.5.23"],
+    install_requires=[
+        "matplotlib==3.11.2",
+        "peft==0.21.2",
+        "sglang==0.5.23",
+        "tensorboard==2.21.0",
+    ],
     extras_require={
         "dev": [
-            "peft==0.21.2",
             "pytest==9.2.0",
             "pytest-timeout==2.4.0",
             "ruff==0.17.6",

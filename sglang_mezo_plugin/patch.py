@@ -53,6 +53,13 @@ def revert(target: Target) -> bool:
     return _bring_to("stock", target)
 
 
+def require_patched() -> None:
+    """PatchError, in one line with its cure, unless the SGLang that would be imported carries the patches."""
+    target = find_target()
+    if state(target) != "patched":
+        raise PatchError(f"SGLang in {target.package} is not patched: {COMMAND} apply")
+
+
 def _bring_to(wanted: State, target: Target) -> bool:
     with _held(target, fcntl.LOCK_EX):
         files = touched_files(target)

@@ -25,20 +25,17 @@ from sglang.srt.layers.quantization.unquant import initialize_bf16_gemm_config
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.runtime_context import SpawnRanks, get_device, publish, reset_context, spawn_world_rank
 from sglang.srt.server_args import PortArgs, ServerArgs
+from sglang.srt.utils.common import get_available_gpu_memory
 
-from sglang_mezo_plugin.patch import PatchError, find_target, state
+from sglang_mezo_plugin.checkpoint_files import find_checkpoint
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.memory_plan import checkpoint_dtype
+from sglang_mezo_plugin.patch import require_patched
 
 # What a host without a GPU needs; the user's own words win.
+DEFAULTS = {"disable_cuda_graph": True, "enable_fp32_lm_head": True, "log_level": "warning"}
+PORT_ATTEMPTS = 3
 CPU_DEFAULTS = {"attention_backend": "torch_native", "sampling_backend": "pytorch", "grammar_backend": "none"}
-
-
-def require_patched() -> None:
-    """PatchError, in one line with its cure, unless the SGLang that would be imported carries the patches."""
-    target = find_target()
-    if state(target) != "patched":
-        raise PatchError(
-            f"SGLang in {target.package} is not patched: python -m sglang_mezo_plugin.patch apply"
-        )
 
 
 @contextmanager
@@ -46,30 +43,56 @@ def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
     """A ModelRunner for `model_path`, with its memory pools and attention backend.
 
     `server_args` are SGLang's own `ServerArgs`, under their names. CUDA graphs are off unless asked for:
-    they freeze the parameters that they were captured with.
+    they freeze the parameters that they were captured with. The dtype is the checkpoint's own, where SGLang's
+    `auto` would turn fp32 into fp16, and the head's logits are fp32: a difference of two losses over 2 eps
+    multiplies rounding by hundreds.
 
-    Raises PatchError for an SGLang without the patches, before any weight is loaded.
+    Variables of a launcher (RANK, MASTER_PORT, ...) change nothing, and a port that is in use is not an
+    error: another one is taken. Raises PatchError for an SGLang without the patches, before any weight is
+    loaded, and UserError for what the device has no memory for.
     """
     require_patched()
     if server_args.get("device", _default_device()) == "cpu":
         server_args = {"device": "cpu", **CPU_DEFAULTS, **server_args}
-    args = ServerArgs(
-        **{"model_path": model_path, "disable_cuda_graph": True, "log_level": "warning", **server_args}
-    )
-    args.resolve_once()
-    if args.enable_lora or args.lora_paths:
-        args.check_server_args()
+    if server_args.get("dtype", "auto") == "auto":
+        dtype = checkpoint_dtype(find_checkpoint(model_path))
+        server_args = {**server_args, "dtype": str(dtype).removeprefix("torch.")}
     try:
-        yield _build(args)
+        yield _build({**DEFAULTS, "model_path": model_path, **server_args})
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{str(error).split('. ')[0]}: pass a smaller --batch-size or --dtype, or free the GPU"
+        ) from error
     finally:
         _release_process()
+
+
+def free_memory(device: str) -> float:
+    """Return the bytes that SGLang would find free on this process's device."""
+    return get_available_gpu_memory(device, gpu_id=0) * 2**30
 
 
 def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _build(args: ServerArgs) -> ModelRunner:
+def _build(server_args: dict[str, Any]) -> ModelRunner:
+    """Build a runner, with another port if somebody was quicker to take the one that was free."""
+    for attempt in range(PORT_ATTEMPTS):
+        args = ServerArgs(**server_args)
+        args.resolve_once()
+        if args.enable_lora or args.lora_paths:
+            args.check_server_args()
+        try:
+            return _build_once(args)
+        except torch.distributed.DistNetworkError:
+            if attempt == PORT_ATTEMPTS - 1:
+                raise
+            _release_process()
+    raise AssertionError("unreachable")
+
+
+def _build_once(args: ServerArgs) -> ModelRunner:
     dist_port = PortArgs.init_new(args).nccl_port  # a free one
     ranks = SpawnRanks(world_rank=spawn_world_rank(args, tp_rank=0, pp_rank=0), gpu_id=0)
     publish(args, role="scheduler", ranks=ranks)

@@ -1,71 +1,110 @@
-"""Log-probabilities of prompts, from the model's own logits processor."""
+"""Log-probabilities of the labelled positions, through the model's own logits processor.
+
+The processor of a served model prunes hidden states by request and materialises logits for the rest. Here the
+labelled rows are picked by index, wherever they lie, and nothing of size [tokens, vocabulary] ever exists:
+rows are taken in chunks, or, where the head itself is perturbed, the vocabulary in blocks of its rows.
+"""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
-from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.layers.logits_processor import LogitsMetadata, LogitsProcessor, LogitsProcessorOutput
 from sglang.srt.model_executor.model_runner import ModelRunner
-from sglang.srt.sampling.sampling_params import SamplingParams
-from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+from sglang_mezo_plugin.engine.batches import LabelledBatch
+from sglang_mezo_plugin.errors import UserError
+
+CHUNK = 1 << 26  # logits that exist at a time; 256 MiB in fp32
+
+# Yields, block by block of the vocabulary: its first token, and the block's weights for each copy. They are
+# good until the next block is asked for.
+HeadBlocks = Callable[[torch.nn.Module], Iterator[tuple[int, list[torch.Tensor]]]]
 
 
-@torch.no_grad()
-def prompt_logprobs(model_runner: ModelRunner, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Score token ids in one forward pass, and leave nothing of them in the caches.
+class Scorer:
+    """Runs the model on labelled batches. It takes the place of the logits processor's `forward`."""
 
-    Returns for each prompt a float32 tensor [len(prompt) - 1] on the CPU: the log-probability of each of its
-    tokens but the first, given those before it.
-    """
-    reqs = [_request(i, prompt) for i, prompt in enumerate(prompts)]
-    batch = ScheduleBatch.init_new(
-        reqs=reqs,
-        req_to_token_pool=model_runner.req_to_token_pool,
-        token_to_kv_pool_allocator=model_runner.token_to_kv_pool_allocator,
-        tree_cache=_no_prefix_cache(model_runner),
-        model_config=model_runner.model_config,
-        enable_overlap=False,
-        spec_algorithm=SpeculativeAlgorithm.NONE,
-    )
-    batch.prepare_for_extend()
-    batch.input_ids = batch.prefill_input_ids_cpu.to(batch.device)
-    forward_batch = ForwardBatch.init_new(batch, model_runner, return_hidden_states_before_norm=False)
-    output = model_runner.forward(forward_batch).logits_output
-    output.finalize_input_logprobs()
-    per_prompt = torch.as_tensor(output.input_token_logprobs).cpu().split([len(p) for p in prompts])
-    model_runner.req_to_token_pool.clear()
-    model_runner.token_to_kv_pool_allocator.clear()
-    return [logprobs[:-1] for logprobs in per_prompt]  # the last entry belongs to no token of the prompt
+    def __init__(self, model_runner: ModelRunner) -> None:
+        self._runner = model_runner
+        processors = [m for m in model_runner.model.modules() if isinstance(m, LogitsProcessor)]
+        if len(processors) != 1:
+            raise UserError(
+                f"{type(model_runner.model).__name__} has {len(processors)} logits processors: train a plain "
+                "causal language model"
+            )
+        self._processor = processors[0]
+        self._processor.forward = self._process
+        self._batch: LabelledBatch | None = None
+        self._head_blocks: HeadBlocks | None = None
 
+    @torch.no_grad()
+    def score(self, batch: LabelledBatch, head_blocks: HeadBlocks | None = None) -> torch.Tensor:
+        """Return fp32 [copies, N] on the device: the targets' log-probabilities.
 
-def _request(index: int, prompt: Sequence[int]) -> Req:
-    request = Req(
-        rid=str(index),
-        origin_input_text="",
-        origin_input_ids=array("q", prompt),
-        sampling_params=SamplingParams(temperature=0, max_new_tokens=0),
-        return_logprob=True,
-    )
-    request.full_untruncated_fill_ids = request.origin_input_ids
-    request.logprob_start_len = 0
-    request.extend_end = len(prompt)
-    return request
+        head_blocks: where each copy has a head of its own; otherwise the model's.
+        """
+        self._batch, self._head_blocks = batch, head_blocks
+        # A copy: what a forward notes in it must not reach the next one.
+        output = self._runner.forward(dataclasses.replace(batch.forward_batch)).logits_output
+        return output.input_token_logprobs
 
+    def _process(
+        self,
+        input_ids: torch.Tensor,
+        hidden_states: torch.Tensor,
+        lm_head: torch.nn.Module,
+        forward_batch: Any,
+        *unused: Any,
+        **unused_by_name: Any,
+    ) -> LogitsProcessorOutput:
+        batch = self._batch
+        metadata = LogitsMetadata.from_forward_batch(forward_batch)
+        states = hidden_states.view(batch.copies, -1, hidden_states.shape[-1])[:, batch.rows]
+        if self._head_blocks is None:
+            logprobs = [self._by_rows(batch, copy, lm_head, metadata) for copy in states]
+        else:
+            logprobs = self._by_blocks(batch, states, self._head_blocks(lm_head), metadata)
+        return LogitsProcessorOutput(next_token_logits=None, input_token_logprobs=torch.stack(logprobs))
 
-def _no_prefix_cache(model_runner: ModelRunner) -> SimpleNamespace:
-    """What ScheduleBatch asks of a prefix cache when there is none: room is never made by eviction."""
-    allocator = model_runner.token_to_kv_pool_allocator
-    return SimpleNamespace(
-        page_size=allocator.page_size,
-        device=model_runner.device,
-        token_to_kv_pool_allocator=allocator,
-        supports_swa=lambda: False,
-        supports_mamba=lambda: False,
-        supports_prefix_sharing=lambda: True,
-        evict=lambda params: None,
-        maybe_hand_to_session=lambda request: None,
-    )
+    def _by_rows(
+        self, batch: LabelledBatch, states: torch.Tensor, lm_head: torch.nn.Module, metadata: LogitsMetadata
+    ) -> torch.Tensor:
+        """Score one copy: states [R, hidden] -> [N]."""
+        size = max(1, CHUNK // self._processor.vocab_size)
+        logprobs = torch.empty_like(batch.targets, dtype=torch.float32)
+        for start in range(0, len(states), size):
+            logits = self._logits(states[start : start + size], lm_head, metadata)
+            if len(states) <= size:
+                rows, targets, chosen = batch.target_rows, batch.targets, slice(None)
+            else:
+                chosen = ((batch.target_rows >= start) & (batch.target_rows < start + size)).nonzero()[:, 0]
+                rows, targets = batch.target_rows[chosen] - start, batch.targets[chosen]
+            logprobs[chosen] = logits[rows, targets] - logits.logsumexp(-1)[rows]
+        return logprobs
+
+    def _by_blocks(
+        self,
+        batch: LabelledBatch,
+        states: torch.Tensor,
+        blocks: Iterator[tuple[int, list[torch.Tensor]]],
+        metadata: LogitsMetadata,
+    ) -> list[torch.Tensor]:
+        """Score all copies: states [copies, R, hidden] -> copies x [N]."""
+        norms = [states.new_full((states.shape[1],), -torch.inf, dtype=torch.float32) for _ in states]
+        chosen = [torch.zeros_like(batch.targets, dtype=torch.float32) for _ in states]
+        for start, weights in blocks:
+            inside = (batch.targets >= start) & (batch.targets < start + len(weights[0]))
+            column = torch.where(inside, batch.targets - start, 0)
+            for copy, weight in enumerate(weights):
+                logits = self._logits(states[copy], SimpleNamespace(weight=weight), metadata)
+                norms[copy] = torch.logaddexp(norms[copy], logits.logsumexp(-1))
+                chosen[copy] += torch.where(inside, logits[batch.target_rows, column], 0)
+        return [target - norm[batch.target_rows] for target, norm in zip(chosen, norms, strict=True)]
+
+    def _logits(self, states: torch.Tensor, lm_head: Any, metadata: LogitsMetadata) -> torch.Tensor:
+        return self._processor._get_logits(states, lm_head, metadata).float()

@@ -15,12 +15,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+from sglang_mezo_plugin.errors import UserError
+
 # Where the patches are once installed, and where they are in a checkout of this repository.
 PATCH_FOLDERS = (Path(__file__).parents[1] / "_patches", Path(__file__).parents[2] / "patches")
 ABSENT = "0" * 40  # git's blob id for "no such file"
 
 
-class PatchError(Exception):
+class PatchError(UserError):
     """A refusal. Its text is one line: what is wrong, then what cures it."""
 
 

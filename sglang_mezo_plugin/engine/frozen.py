@@ -1,0 +1,28 @@
+"""A model that is only scored: what all carriers have in common."""
+
+from __future__ import annotations
+
+from sglang.srt.model_executor.model_runner import ModelRunner
+
+from sglang_mezo_plugin.engine.batches import BatchBuilder
+from sglang_mezo_plugin.engine.scoring import Scorer
+from sglang_mezo_plugin.losses import Scores
+from sglang_mezo_plugin.tasks.example import Batch
+
+
+class FrozenCarrier:
+    """Scores batches with the weights that the engine has loaded."""
+
+    def __init__(self, model_runner: ModelRunner) -> None:
+        self._builder = BatchBuilder(model_runner)
+        self._scorer = Scorer(model_runner)
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of all tokens so far that were shared with others of their batch, in [0, 1)."""
+        return self._builder.hit_rate
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch at theta itself."""
+        labelled = self._builder.build(batch.examples, copies=1)
+        return labelled.split(self._scorer.score(labelled))[0]

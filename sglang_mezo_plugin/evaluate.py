@@ -1,0 +1,101 @@
+"""Score a model, an adapter, or in-context examples: loss and accuracy, as training measures them.
+
+    python -m sglang_mezo_plugin.evaluate --model-path DIR --eval-file E.jsonl
+    python -m sglang_mezo_plugin.evaluate --model-path DIR --eval-file E.jsonl --lora-path OUT/adapter
+    python -m sglang_mezo_plugin.evaluate --model-path DIR --eval-file E.jsonl \\
+        --train-file T.jsonl --num-shots 8
+
+The result is a JSON object on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sglang_mezo_plugin import losses
+from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.checkpoint_files import find_checkpoint
+from sglang_mezo_plugin.data import choose_objective, load_examples, load_records, load_tokenizer
+from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
+from sglang_mezo_plugin.memory_plan import checkpoint_dtype
+from sglang_mezo_plugin.options import Parser, add_data_options, add_model_options, parse
+from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.tasks.example import Record
+from sglang_mezo_plugin.tasks.in_context import with_demonstrations
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with one_line_errors(), quiet_libraries():
+        args, server_args = parse(make_parser(), argv)
+        print(json.dumps(evaluate(args, server_args)))
+
+
+def make_parser() -> Parser:
+    parser = Parser(*__doc__.split("\n\n", 1))
+    add_model_options(parser)
+    data = add_data_options(parser)
+    data.add_argument("--eval-file", required=True, metavar="FILE")
+    data.add_argument("--max-eval-examples", type=int, metavar="N", help="use the first N; default: all")
+    data.add_argument("--train-file", metavar="FILE", help="where in-context examples are drawn from")
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--lora-path", metavar="DIR", help="a PEFT adapter")
+    group.add_argument("--num-shots", type=int, default=0, help="in-context examples; default: 0")
+    group.add_argument("--seed", type=int, default=0, help="of the draw of in-context examples")
+    group.add_argument("--batch-size", type=int, default=16, help="default: 16")
+    return parser
+
+
+def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, float]:
+    """Return {"loss", "accuracy", "examples"}; accuracy only where there are options."""
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size must be 1 or more, not {args.batch_size}")
+    require_patched()
+    checkpoint = find_checkpoint(args.model_path)
+    dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)
+    records = load_records(args, args.eval_file, args.max_eval_examples)
+    objective = choose_objective(args, records)
+    records = with_demonstrations(records, _demonstrations(args))
+    examples = load_examples(args, records, load_tokenizer(args, checkpoint), checkpoint)
+    adapter = Adapter.load(Path(args.lora_path), checkpoint) if args.lora_path else None
+    print(f"{len(examples)} examples; starting SGLang ...", file=sys.stderr, flush=True)
+    # Not before: it takes half a minute on a host without a GPU.
+    from sglang_mezo_plugin.engine.session import open_session
+
+    with open_session(
+        checkpoint,
+        adapter,
+        trains=False,
+        examples=examples,
+        batch_size=args.batch_size,
+        device=args.device,
+        dtype=dtype,
+        server_args=server_args,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    ) as session:
+        return {
+            **session.evaluate(losses.OBJECTIVES[objective], examples),
+            "examples": len(examples),
+            "cache_hit_rate": session.carrier.hit_rate,
+        }
+
+
+def _demonstrations(args: argparse.Namespace) -> list[Record]:
+    if args.num_shots == 0:
+        return []
+    if args.num_shots < 0 or not args.train_file:
+        raise UserError("--num-shots takes a number of 1 or more, and --train-file to draw from")
+    records = load_records(args, args.train_file)
+    if args.num_shots > len(records):
+        raise UserError(f"--num-shots {args.num_shots}: {args.train_file} has {len(records)} examples")
+    return random.Random(args.seed).sample(records, args.num_shots)
+
+
+if __name__ == "__main__":
+    main()

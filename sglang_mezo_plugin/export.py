@@ -1,0 +1,155 @@
+"""Rebuild the weights of any step of a run, from its journal and the base model.
+
+    python -m sglang_mezo_plugin.export --run OUT --output-dir DIR [--step N]
+
+Unusual: neither SGLang nor a GPU is needed, and one tensor at a time is in memory. The noise has the same
+bits on every device, so what is written is, bit for bit, what the run had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.checkpoint_files import find_checkpoint, read_tensors, write_checkpoint
+from sglang_mezo_plugin.errors import UserError, one_line_errors
+from sglang_mezo_plugin.journal import Header, StepRecord, read_journal
+from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.optimizers import Optimizer, make_optimizer
+from sglang_mezo_plugin.options import Parser
+from sglang_mezo_plugin.run_header import file_hashes, hashed_files
+from sglang_mezo_plugin.trainer import replay
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with one_line_errors():
+        export(make_parser().parse_args(argv))
+
+
+def make_parser() -> Parser:
+    parser = Parser(*__doc__.split("\n\n", 1))
+    parser.add_argument("--run", required=True, metavar="OUT", help="--output-dir of the training")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--step", type=int, metavar="N", help="default: the journal's last; 0: the base")
+    parser.add_argument("--model-path", metavar="DIR", help="the base model, if it has moved")
+    return parser
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write an adapter or a checkpoint. Raises UserError if the base is not what the run began with."""
+    run, target = Path(args.run), Path(args.output_dir)
+    if target.exists():
+        raise UserError(f"--output-dir {target} exists: choose another one")
+    header, records = read_journal(run / "journal.jsonl")
+    step = len(records) if args.step is None else args.step
+    if not 0 <= step <= len(records):
+        raise UserError(f"--step {step}: the journal has steps 0 to {len(records)}: name one of them")
+    options = _read(run / "options.json")
+    checkpoint = find_checkpoint(args.model_path or options["model_path"])
+    lora_path = Path(options["lora_path"]) if options["lora_path"] else None
+    _check_hashes(header, checkpoint, lora_path)
+    if header.config["mode"] == "lora":
+        _export_adapter(target, checkpoint, lora_path, header, records[:step])
+    else:
+        trained = set(_read(run / "parameters.json"))
+        write_checkpoint(target, checkpoint, _tensors(checkpoint, trained, header, records[:step]))
+    print(f"step {step} of {run}, bit for bit as the run had it: {target}", file=sys.stderr)
+
+
+class _AdapterCarrier:
+    """An adapter without an engine: it takes steps, and is not scored."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+
+    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+        for tensor, region in self._adapter.parameters().values():
+            accumulate_(tensor, moves, region, rounding_seed, decay)
+
+    def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:
+        return self._adapter.parameters()
+
+    def written(self) -> None:
+        """Nothing to do."""
+
+
+class _TensorCarrier:
+    """One tensor of a checkpoint."""
+
+    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+        self._region = Region.whole(name, tensor.shape)
+        self._tensor = tensor.flatten(1) if tensor.dim() > 2 else tensor
+        self._decays = tensor.dim() > 1
+
+    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+        accumulate_(self._tensor, moves, self._region, rounding_seed, decay if self._decays else 1.0)
+
+
+def _export_adapter(
+    target: Path, checkpoint: Path, lora_path: Path | None, header: Header, records: Sequence[StepRecord]
+) -> None:
+    config = header.config
+    if lora_path:
+        adapter = Adapter.load(lora_path, checkpoint)
+    else:
+        adapter = Adapter.fresh(
+            checkpoint,
+            config["seed"],
+            config["lora_rank"],
+            config["lora_alpha"],
+            config["lora_target_modules"],
+            config["lora_layers_to_transform"],
+        )
+    replay(_AdapterCarrier(adapter), _optimizer(header), records, config["distribution"])
+    adapter.save(target)
+
+
+def _tensors(
+    checkpoint: Path, trained: set[str], header: Header, records: Sequence[StepRecord]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the trained tensors of the checkpoint; what else it has are copies of tied weights."""
+    for name, tensor in read_tensors(checkpoint):
+        if name in trained:
+            tensor = tensor.to(getattr(torch, header.config["dtype"])).contiguous()
+            replay(_TensorCarrier(name, tensor), _optimizer(header), records, header.config["distribution"])
+            yield name, tensor
+
+
+def _optimizer(header: Header) -> Optimizer:
+    config = header.config
+    state = {name: config[name] for name in ("momentum", "adam_eps") if name in config}
+    if "adam_betas" in config:
+        state["adam_betas"] = tuple(config["adam_betas"])
+    return make_optimizer(
+        config["optimizer"],
+        learning_rate=config["learning_rate"],
+        weight_decay=config["weight_decay"],
+        **state,
+    )
+
+
+def _check_hashes(header: Header, checkpoint: Path, lora_path: Path | None) -> None:
+    found = file_hashes(hashed_files(checkpoint, lora_path))
+    for name, digest in header.model.items():
+        if found.get(name) != digest:
+            raise UserError(
+                f"{name} is not the file that the run began with: restore it, or pass --model-path"
+            )
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file} ({error}): name the --output-dir of a run") from None
+
+
+if __name__ == "__main__":
+    main()

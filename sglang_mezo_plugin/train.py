@@ -1,0 +1,202 @@
+"""Fine-tune a language model with forward passes alone: MeZO through SGLang's own ModelRunner.
+
+    python -m sglang_mezo_plugin.train --model-path DIR --train-file T.jsonl --eval-file E.jsonl \\
+        --mode lora --steps 1000 --batch-size 16 --output-dir OUT
+
+Unusual: there is no backward pass and no optimizer state, weights do not move while they are probed, and
+OUT/journal.jsonl alone, with the base model, rebuilds the weights of any step (`python -m
+sglang_mezo_plugin.export`). A run that is killed goes on with --resume and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from sglang_mezo_plugin import losses
+from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.checkpoint_files import find_checkpoint
+from sglang_mezo_plugin.data import choose_objective, digest, load_examples, load_records, load_tokenizer
+from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
+from sglang_mezo_plugin.journal import holds_run
+from sglang_mezo_plugin.memory_plan import checkpoint_dtype
+from sglang_mezo_plugin.observers.plots import plot_losses
+from sglang_mezo_plugin.observers.progress import Progress
+from sglang_mezo_plugin.observers.tensorboard import TensorBoard
+from sglang_mezo_plugin.optimizers import Optimizer, make_optimizer
+from sglang_mezo_plugin.options import (
+    Parser,
+    add_data_options,
+    add_lora_options,
+    add_method_options,
+    add_model_options,
+    add_run_options,
+    parse,
+)
+from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.run_folder import RunFolder
+from sglang_mezo_plugin.run_header import make_header
+from sglang_mezo_plugin.run_summary import describe_run, serve_command
+from sglang_mezo_plugin.tasks.example import Example
+from sglang_mezo_plugin.tasks.sampler import Sampler
+from sglang_mezo_plugin.trainer import RunResult, Trainer
+from sglang_mezo_plugin.trainer_config import TrainerConfig
+
+PAPER_DEFAULTS = {"lora": {"learning_rate": 1e-4, "eps": 1e-2}, "full": {"learning_rate": 1e-6, "eps": 1e-3}}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with one_line_errors(), quiet_libraries():
+        words = sys.argv[1:] if argv is None else list(argv)
+        train(words)
+
+
+def make_parser() -> Parser:
+    parser = Parser(*__doc__.split("\n\n", 1))
+    add_model_options(parser)
+    data = add_data_options(parser)
+    data.add_argument("--train-file", required=True, metavar="FILE")
+    data.add_argument("--eval-file", metavar="FILE", help="default: no evaluation")
+    data.add_argument("--max-train-examples", type=int, metavar="N", help="use the first N; default: all")
+    data.add_argument("--max-eval-examples", type=int, metavar="N", help="use the first N; default: all")
+    add_method_options(parser)
+    add_lora_options(parser)
+    add_run_options(parser)
+    return parser
+
+
+def train(words: Sequence[str]) -> RunResult:
+    """Run a training from the words of its command line. Raises UserError for bad input."""
+    args, server_args = parse(make_parser(), words)
+    for name, value in PAPER_DEFAULTS[args.mode].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.lora_target_modules == ["all-linear"]:
+        args.lora_target_modules = "all-linear"
+    config, optimizer = trainer_config(args), optimizer_of(args)
+    folder = RunFolder(Path(args.output_dir))
+    if holds_run(folder.journal) and not args.resume:
+        raise UserError(f"{folder.path} holds another run: choose another --output-dir, or add --resume")
+    require_patched()
+    checkpoint = find_checkpoint(args.model_path)
+    dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)
+    examples, eval_examples, objective = read_data(args, checkpoint)
+    sampler = Sampler(examples, args.batch_size, args.seed)
+    adapter = make_adapter(args, checkpoint) if args.mode == "lora" else None
+    header = make_header(args, checkpoint, dtype, objective, digest(examples))
+    with folder.open_journal(header, resume=args.resume) as journal:
+        describe_run(folder.path, words, args, server_args)
+        report(
+            f"{len(examples)} examples to train on, {len(eval_examples)} to evaluate on; starting SGLang ..."
+        )
+        # Not before: it takes half a minute on a host without a GPU.
+        from sglang_mezo_plugin.engine.session import open_session
+
+        with open_session(
+            checkpoint,
+            adapter,
+            trains=True,
+            examples=examples,
+            eval_examples=eval_examples,
+            batch_size=args.batch_size,
+            num_pairs=args.num_pairs,
+            device=args.device,
+            dtype=dtype,
+            server_args=server_args,
+            report=report,
+        ) as session:
+            carrier = session.carrier
+            (folder.path / "parameters.json").write_text(json.dumps(carrier.names, indent=0) + "\n")
+            function = losses.OBJECTIVES[objective]
+            trainer = Trainer(
+                carrier,
+                optimizer,
+                function,
+                sampler,
+                journal,
+                folder,
+                config,
+                evaluate=(lambda: session.evaluate(function, eval_examples)) if eval_examples else None,
+                observers=[Progress(folder.path, quiet=args.quiet), TensorBoard(folder.path)],
+                save_best=(lambda: carrier.save(folder.path / "best")) if adapter is not None else None,
+            )
+            result = trainer.run()
+            trained = folder.path / ("model" if adapter is None else "adapter")
+            report(f"writing {trained} ...")
+            carrier.save(trained)
+            hit_rate = carrier.hit_rate
+    command = serve_command(checkpoint, trained, adapter, args.device)
+    folder.write_summary(
+        {**asdict(result), "cache_hit_rate": hit_rate, "output": str(trained), "serve": command}
+    )
+    plot_losses(folder.path)
+    finish(folder.path, result, command)
+    return result
+
+
+def trainer_config(args: argparse.Namespace) -> TrainerConfig:
+    names = TrainerConfig.__dataclass_fields__
+    return TrainerConfig(**{name: getattr(args, name) for name in names})
+
+
+def optimizer_of(args: argparse.Namespace) -> Optimizer:
+    if args.mode == "full" and args.optimizer != "sgd":
+        raise UserError(
+            f"--optimizer {args.optimizer} would keep copies of all weights: use sgd with --mode full"
+        )
+    return make_optimizer(
+        args.optimizer,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        momentum=args.momentum,
+        adam_betas=tuple(args.adam_betas),
+        adam_eps=args.adam_eps,
+    )
+
+
+def read_data(args: argparse.Namespace, checkpoint: Path) -> tuple[list[Example], list[Example], str]:
+    """Return examples to train on, to evaluate on, and the objective's name."""
+    records = [load_records(args, args.train_file, args.max_train_examples)]
+    if args.eval_file:
+        records.append(load_records(args, args.eval_file, args.max_eval_examples))
+    objective = choose_objective(args, *records)
+    tokenizer = load_tokenizer(args, checkpoint)
+    examples = [load_examples(args, part, tokenizer, checkpoint) for part in records]
+    return examples[0], examples[1] if args.eval_file else [], objective
+
+
+def make_adapter(args: argparse.Namespace, checkpoint: Path) -> Adapter:
+    if args.lora_path:
+        return Adapter.load(Path(args.lora_path), checkpoint)
+    return Adapter.fresh(
+        checkpoint,
+        args.seed,
+        args.lora_rank,
+        args.lora_alpha,
+        args.lora_target_modules,
+        args.lora_layers_to_transform,
+    )
+
+
+def finish(folder: Path, result: RunResult, command: str) -> None:
+    """Print what has come of a run."""
+    for name, evaluation in (("before", result.first_evaluation), ("after", result.last_evaluation)):
+        if evaluation:
+            numbers = "  ".join(f"{key} {value:.4f}" for key, value in evaluation.items() if key != "step")
+            print(f"{name:>7} (step {evaluation['step']}): {numbers}")
+    print(f"{result.status} at step {result.last_step}; the run is in {folder}: see its README.md, loss.png")
+    print(f"serve it:\n  {command}")
+
+
+def report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
