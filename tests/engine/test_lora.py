@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 import torch
 from peft import PeftModel, set_peft_model_state_dict
+from sglang.test.tiny_model_utils import load_reference
 
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.engine.lora import LoraCarrier, adapter_server_args
@@ -45,7 +46,7 @@ def model(
             tensor.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
     folder = tmp_path_factory.mktemp("adapter") / "saved"
     adapter.save(folder)
-    reference = PeftModel.from_pretrained(tiny_models.load_reference(path), folder)
+    reference = PeftModel.from_pretrained(load_reference(path), folder)
     with open_runner(
         path,
         dtype="float32",
@@ -72,7 +73,7 @@ def moved(model: Model, direction: Direction, coefficient: float) -> Iterator[No
 
 
 @pytest.mark.parametrize("size", range(1, 10))
-def test_pairs_score_as_with_the_adapter_really_moved(model: Model, size: int) -> None:
+def test_pairs_score_as_with_the_adapter_really_moved(model: Model, size: int, atol: float) -> None:
     batch = tiny_models.make_batch(size, seed=size)
     directions = [Direction(seed, "gaussian" if seed % 2 else "rademacher") for seed in (size, 50, 51)]
     pairs = model.carrier.score_pairs(batch, directions, EPS)  # two forwards: there are slots for two pairs
@@ -80,6 +81,6 @@ def test_pairs_score_as_with_the_adapter_really_moved(model: Model, size: int) -
         for coefficient, ours in zip((EPS, -EPS), pair, strict=True):
             with moved(model, direction, coefficient):
                 theirs = tiny_models.reference_scores(model.reference, batch.examples)
-            assert tiny_models.largest_difference(ours, theirs) < 2e-5
+            assert tiny_models.largest_difference(ours, theirs) < 2 * atol
     theirs = tiny_models.reference_scores(model.reference, batch.examples)
-    assert tiny_models.largest_difference(model.carrier.score(batch), theirs) < 2e-5
+    assert tiny_models.largest_difference(model.carrier.score(batch), theirs) < 2 * atol

@@ -1,16 +1,19 @@
 """Small models with random weights, examples for them, and what transformers makes of both."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.test.tiny_model_utils import load_reference, save_tiny_model
 from transformers import GPT2Config, LlamaConfig, OPTConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
 from sglang_mezo_plugin.checkpoint_files import tensor_shapes
+from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.losses import Scores
 from sglang_mezo_plugin.noise import Direction, Region, direction_into, perturb_into
 from sglang_mezo_plugin.tasks.example import Batch, Example
@@ -20,13 +23,24 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "m
 GROUPED = {"intermediate_size": 96, "num_key_value_heads": 2}
 CONFIGS: dict[str, PretrainedConfig] = {
     "opt": OPTConfig(vocab_size=VOCABULARY, word_embed_proj_dim=64, ffn_dim=96, **SIZES),
+    "opt-gelu": OPTConfig(
+        vocab_size=VOCABULARY, word_embed_proj_dim=64, ffn_dim=96, activation_function="gelu", **SIZES
+    ),
     "opt-post-norm": OPTConfig(
-        vocab_size=VOCABULARY, word_embed_proj_dim=32, ffn_dim=96, do_layer_norm_before=False, **SIZES
+        vocab_size=VOCABULARY,
+        word_embed_proj_dim=32,
+        ffn_dim=96,
+        activation_function="gelu",
+        do_layer_norm_before=False,
+        **SIZES,
     ),
     "llama": LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=False, **GROUPED, **SIZES),
     "qwen2": Qwen2Config(vocab_size=VOCABULARY, tie_word_embeddings=True, **GROUPED, **SIZES),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=96),
 }
+ARCHITECTURES = ("opt", "opt-post-norm", "llama", "qwen2", "gpt2")
+# ReLU has a kink at 0: within eps of it, a difference quotient and a derivative are two things.
+SMOOTH = ("opt-gelu", "opt-post-norm", "llama", "qwen2", "gpt2")
 
 
 @cache
@@ -34,6 +48,18 @@ def saved(name: str, folder: Path) -> str:
     path = folder / name
     path.mkdir()
     return save_tiny_model(CONFIGS[name], str(path))
+
+
+def opened(path: str, dtype: str, engine_args: dict[str, Any]) -> AbstractContextManager[ModelRunner]:
+    """Open a runner with room for the batches of these tests."""
+    return open_runner(
+        path,
+        dtype=dtype,
+        skip_tokenizer_init=True,
+        mem_fraction_static=0.3,
+        max_total_tokens=4096,
+        **engine_args,
+    )
 
 
 def make_batch(size: int, seed: int = 0) -> Batch:
@@ -119,8 +145,3 @@ def largest_difference(ours: Scores, theirs: Scores) -> float:
     ]
     assert all(a.shape == b.shape for a, b in pairs)
     return max(float(np.abs(a - b).max()) for a, b in pairs)
-
-
-__all__ = [
-    "CONFIGS", "largest_difference", "load_reference", "make_batch", "moved", "reference_scores", "saved",
-]  # fmt: skip
