@@ -1,8 +1,10 @@
+DEVICE = cpu
+
 .PHONY: help install demo test lint prove clean
 
 help:
 	@echo "make install  make .venv with everything pinned, and patch the SGLang in it"
-	@echo "make demo     run the demo"
+	@echo "make demo     fine-tune SmolLM2 on film reviews, a few minutes (DEVICE=cuda: on a GPU, and better)"
 	@echo "make test     run the tests"
 	@echo "make lint     check style"
 	@echo "make prove    show that each patch applies alone, and that its tests fail without it (half an hour)"
@@ -15,7 +17,7 @@ install: .venv/.installed
 	@sh scripts/install.sh
 
 demo: install
-	.venv/bin/python demo.py
+	.venv/bin/python demo.py --device $(DEVICE)
 
 test: install
 	.venv/bin/python -m pytest tests

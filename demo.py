@@ -48,7 +48,7 @@ PLANS = {
         "says: that takes longer.",
     ),
     "cuda": Plan(
-        steps=4000,
+        steps=3000,
         batch_size=64,
         learning_rate=1e-3,
         eval_examples=1000,
@@ -75,13 +75,14 @@ def main() -> None:
 
     output = new_folder(REPOSITORY / "runs")
     model = ["--model-path", str(MODEL), "--task", "sst2", "--device", args.device]
-    data = ["--eval-file", str(TEXT / "eval.jsonl"), "--max-eval-examples", str(plan.eval_examples)]
-    predictions = [output.with_name(f"{output.name}-{when}.jsonl") for when in ("before", "after")]
-    evaluate.main([*model, *data, "--predictions-file", str(predictions[0])])
+    limit = ["--max-eval-examples", str(plan.eval_examples)]
+    test = [*model, "--eval-file", str(TEXT / "test.jsonl"), *limit]
+    predictions = [output / f"predictions-{when}.jsonl" for when in ("before", "after")]
+    evaluate.main([*test, "--predictions-file", str(predictions[0])])
     train.main(
         [
             *model,
-            *data,
+            *("--eval-file", str(TEXT / "eval.jsonl"), *limit),
             *("--train-file", str(TEXT / "train.jsonl")),
             *("--mode", "lora", "--lora-target-modules", "q_proj", "v_proj"),
             *("--learning-rate", str(plan.learning_rate), "--eps", "1e-2"),
@@ -90,13 +91,13 @@ def main() -> None:
         ]
     )
     adapter = ["--lora-path", str(output / "adapter")]
-    evaluate.main([*model, *data, *adapter, "--predictions-file", str(predictions[1])])
+    evaluate.main([*test, *adapter, "--predictions-file", str(predictions[1])])
     show(predictions, output, plan)
 
 
 def show(predictions: list[Path], output: Path, plan: Plan) -> None:
     before, after = (read(path) for path in predictions)
-    print(f"\n{plan.eval_examples} held-out reviews, of films that are not in the training set\n")
+    print(f"\n{plan.eval_examples} reviews of films that training has not seen\n")
     print(f"{'':>34}  {'before':>8}  {'after':>8}")
     for name, measure in (
         ("cross-entropy", lambda rows: fmean(row["loss"] for row in rows)),
@@ -121,11 +122,13 @@ def auc(rows: list[dict]) -> float:
 
 
 def new_folder(runs: Path) -> Path:
-    """Return runs/demo-1, or the first number that is free."""
+    """Make and return runs/demo-1, or the first number that is free."""
     number = 1
     while (runs / f"demo-{number}").exists():
         number += 1
-    return runs / f"demo-{number}"
+    folder = runs / f"demo-{number}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 if __name__ == "__main__":

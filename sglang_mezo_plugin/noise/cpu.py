@@ -3,16 +3,22 @@
 A tensor is cut into tiles of at most `TILE` neighbouring elements of a row, which threads share out. A tile
 is widened to fp32, changed and narrowed again in small buffers, in loops plain enough for LLVM to turn into
 vector instructions.
+
+The threads are Python's, which sleep when there is nothing to do; the kernels hold no lock. Numba's own, and
+torch's, would wait for each other in loops that keep the cores busy, and be many times slower.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 from sglang_mezo_plugin.noise import cpu_noise, cpu_tiles, philox
@@ -21,12 +27,12 @@ from sglang_mezo_plugin.noise.cpu_tiles import FORMATS, load, store, store_stoch
 from sglang_mezo_plugin.noise.region import Direction, Region
 
 TILE = 4096
+TILES_A_THREAD = 16  # at least: half a millisecond, many times what it takes to wake one
 FLOAT32 = FORMATS[torch.float32]
 
 
 def direction_into(out: torch.Tensor, direction: Direction, region: Region) -> None:
-    _use_threads_of_torch()
-    _direction(_plane(out), _place(region), np.uint64(direction.seed), _is_gaussian(direction))
+    _run(_direction, out, _plane(out), _place(region), np.uint64(direction.seed), _is_gaussian(direction))
 
 
 def perturb_into(
@@ -42,10 +48,11 @@ def perturb_into(
 
     rows: if given, row i of out and of mirrored is that of row rows[i] of weight and its region.
     """
-    _use_threads_of_torch()
     plane = _plane(out)
     nothing = (plane[0][:0], *plane[1:])
-    _perturb(
+    _run(
+        _perturb,
+        out,
         plane,
         _plane(weight),
         _place(region),
@@ -64,8 +71,9 @@ def accumulate_(
     rounding_seed: int,
     decay: float,
 ) -> None:
-    _use_threads_of_torch()
-    _accumulate(
+    _run(
+        _accumulate,
+        weight,
         _plane(weight),
         _place(region),
         np.array([direction.seed for direction, _ in moves], np.uint64),
@@ -76,13 +84,30 @@ def accumulate_(
     )
 
 
+def _run(kernel: Callable[..., None], written: torch.Tensor, *arguments: Any) -> None:
+    """Run a kernel on all tiles of the tensor that it writes, on as many threads as torch has."""
+    tiles = len(written) * -(-written.shape[-1] // TILE)
+    threads = max(1, min(torch.get_num_threads(), tiles // TILES_A_THREAD))
+    if threads == 1:
+        kernel(0, tiles, *arguments)
+        return
+    ends = [tiles * part // threads for part in range(threads + 1)]
+    for done in [_pool(threads).submit(kernel, *part, *arguments) for part in pairwise(ends)]:
+        done.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="noise")
+
+
 def _kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a function for many threads, and keep the result on disk.
+    """Compile a function that lets other threads run, and keep the result on disk.
 
     To see whether that is still good, numba looks at the function's own file only. So forget it if a file
     with what the function calls is newer.
     """
-    kernel = njit(parallel=True, cache=True)(function)
+    kernel = njit(nogil=True, cache=True)(function)
     newest = max(Path(module.__file__).stat().st_mtime for module in (cpu_noise, cpu_tiles, philox))
     for index in Path(kernel.stats.cache_path).glob(f"cpu.{function.__name__}-*.nbi"):
         with suppress(OSError):  # another process was faster, or the folder cannot be written
@@ -91,59 +116,44 @@ def _kernel(function: Callable[..., None]) -> Callable[..., None]:
     return kernel
 
 
-# A prange cannot read tuples made outside: planes are taken apart before it and put together in it.
-
-
 @_kernel
-def _direction(out, place, seed, is_gaussian):
-    memory, row_stride, col_stride, dtype = out
-    parameter, offset, rows, cols, region_stride = place
-    for tile in prange(_tiles(rows, cols)):
+def _direction(begin, end, out, place, seed, is_gaussian):
+    parameter, offset, _, cols, region_stride = place
+    for tile in range(begin, end):
         row, col, count = _tile(cols, tile)
         z = _noise(seed, is_gaussian, parameter, offset + row * region_stride + col, count)
-        store((memory, row_stride, col_stride, dtype), row, col, z)
+        store(out, row, col, z)
 
 
 @_kernel
-def _perturb(out, weight, place, seed, is_gaussian, coefficient, mirrored, gathered):
-    memory, row_stride, col_stride, dtype = out
-    mirror_memory, mirror_row_stride, mirror_col_stride, mirror_dtype = mirrored
-    w_memory, w_row_stride, w_col_stride, w_dtype = weight
-    parameter, offset, rows, cols, region_stride = place
-    for tile in prange(_tiles(len(gathered) if len(gathered) > 0 else rows, cols)):
+def _perturb(begin, end, out, weight, place, seed, is_gaussian, coefficient, mirrored, gathered):
+    parameter, offset, _, cols, region_stride = place
+    for tile in range(begin, end):
         row, col, count = _tile(cols, tile)
         source = gathered[row] if len(gathered) > 0 else row
         z = _noise(seed, is_gaussian, parameter, offset + source * region_stride + col, count)
-        w = load((w_memory, w_row_stride, w_col_stride, w_dtype), source, col, count)
+        w = load(weight, source, col, count)
         move = coefficient * z
-        store((memory, row_stride, col_stride, dtype), row, col, w + move)
-        if len(mirror_memory) > 0:
-            store((mirror_memory, mirror_row_stride, mirror_col_stride, mirror_dtype), row, col, w - move)
+        store(out, row, col, w + move)
+        if len(mirrored[0]) > 0:
+            store(mirrored, row, col, w - move)
 
 
 @_kernel
-def _accumulate(weight, place, seeds, is_gaussian, coefficients, rounding_seed, decay):
-    memory, row_stride, col_stride, dtype = weight
-    parameter, offset, rows, cols, region_stride = place
-    for tile in prange(_tiles(rows, cols)):
+def _accumulate(begin, end, weight, place, seeds, is_gaussian, coefficients, rounding_seed, decay):
+    parameter, offset, _, cols, region_stride = place
+    for tile in range(begin, end):
         row, col, count = _tile(cols, tile)
         first = offset + row * region_stride + col
         total = np.zeros(count, np.float32)
         for move in range(len(seeds)):
             total += coefficients[move] * _noise(seeds[move], is_gaussian, parameter, first, count)
-        plane = (memory, row_stride, col_stride, dtype)
-        total += decay * load(plane, row, col, count)
-        if dtype == FLOAT32:
-            store(plane, row, col, total)
+        total += decay * load(weight, row, col, count)
+        if weight[3] == FLOAT32:
+            store(weight, row, col, total)
         else:
-            store_stochastically(
-                plane, row, col, total, rounding_words(rounding_seed, parameter, first, count)
-            )
-
-
-@njit
-def _tiles(rows, cols):
-    return rows * ((cols + TILE - 1) // TILE)
+            words = rounding_words(rounding_seed, parameter, first, count)
+            store_stochastically(weight, row, col, total, words)
 
 
 @njit
@@ -159,11 +169,6 @@ def _noise(seed, is_gaussian, parameter, first, count):
     if is_gaussian:
         return gaussian(seed, parameter, first, count)
     return rademacher(seed, parameter, first, count)
-
-
-def _use_threads_of_torch() -> None:
-    """Use as many threads as torch, which heeds OMP_NUM_THREADS and torch.set_num_threads."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
 def _is_gaussian(direction: Direction) -> bool:
