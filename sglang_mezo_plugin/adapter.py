@@ -26,7 +26,7 @@ from sglang_mezo_plugin.noise.philox import block_words
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
-OTHER_MODEL = "name the model that it was made for"
+OTHERS = "choose another adapter, or the model that it was made for"
 SAVE_AGAIN = "save the adapter again"
 # Of Philox; directions are stream 0, stochastic rounding is stream 1.
 INITIAL_STREAM = 2
@@ -68,11 +68,11 @@ class Adapter:
         if rank < 1:
             raise UserError(f"--lora-rank must be at least 1, not {rank}")
         model = load_architecture(checkpoint)
-        choices = sorted({name.rpartition(".")[2] for name in _linear_modules(model)})
+        linear = _linear_modules(model)
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
-            target_modules=_checked_targets(model, target_modules, choices),
+            target_modules=_checked_targets(model, linear, target_modules),
             layers_to_transform=_checked_layers(model, layers_to_transform),
             base_model_name_or_path=str(checkpoint),
             task_type="CAUSAL_LM",
@@ -80,7 +80,7 @@ class Adapter:
         try:
             shapes = _apply(config, model)
         except ValueError as error:
-            raise UserError(f"--lora-target-modules: {one_line(error)}: {_choose(choices)}") from None
+            raise UserError(f"--lora-target-modules: {one_line(error)}: {_choose(linear)}") from None
         return cls(config, {name: _initial(name, shape, seed) for name, shape in shapes.items()})
 
     @classmethod
@@ -93,23 +93,20 @@ class Adapter:
         config, parameters = _read(folder)
         model = load_architecture(checkpoint)
         linear = _linear_modules(model)
+        misfit = f"{folder} does not fit {checkpoint}"
+        for name in parameters:
+            module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+            if module not in linear:
+                raise UserError(f"{misfit}: {module} is no linear module of its decoder layers: {OTHERS}")
         try:
             shapes = _apply(config, model)
         except ValueError as error:
-            raise UserError(f"{folder} does not fit {checkpoint}: {one_line(error)}: {OTHER_MODEL}") from None
+            raise UserError(f"{misfit}: {one_line(error)}: {OTHERS}") from None
         for name in sorted(shapes.keys() | parameters.keys()):
             found = list(parameters[name].shape) if name in parameters else "absent"
             wanted = list(shapes[name]) if name in shapes else "absent"
             if found != wanted:
-                raise UserError(
-                    f"{folder} does not fit {checkpoint}: {name} is {found}, but should be {wanted}: "
-                    f"{OTHER_MODEL}"
-                )
-            if _module(name) not in linear:
-                raise UserError(
-                    f"{folder}: {_module(name)} is no linear module of the decoder layers: choose another "
-                    "adapter"
-                )
+                raise UserError(f"{misfit}: {name} is {found}, but should be {wanted}: {OTHERS}")
         return cls(config, {name: parameters[name].float() for name in shapes})
 
     def to(self, device: str | torch.device) -> Adapter:
@@ -147,21 +144,22 @@ def _linear_modules(model: PreTrainedModel) -> set[str]:
 
 
 def _checked_targets(
-    model: PreTrainedModel, targets: str | Sequence[str] | None, choices: list[str]
+    model: PreTrainedModel, linear: set[str], targets: str | Sequence[str] | None
 ) -> list[str] | None:
     """Return names of modules. Refuses what PEFT would skip, if another name matches, or adapt elsewhere."""
     if targets is None:
         return None
     names = [targets] if isinstance(targets, str) else list(targets)
     if names == [ALL_LINEAR]:
-        return choices
-    linear = _linear_modules(model)
+        return _last_names(linear)
     for target in names:
         matched = {name for name, _ in model.named_modules() if f".{name}".endswith(f".{target}")}
-        if not matched or matched - linear:
+        if not matched:
+            raise UserError(f"--lora-target-modules: the model has no {target!r}: {_choose(linear)}")
+        if others := sorted(matched - linear):
             raise UserError(
-                f"--lora-target-modules: {target!r} is no linear module of the decoder layers: "
-                f"{_choose(choices)}"
+                f"--lora-target-modules: {others[0]} is no linear module of the decoder layers: "
+                f"{_choose(linear)}"
             )
     return names
 
@@ -176,8 +174,12 @@ def _checked_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> lis
     return list(layers)
 
 
-def _choose(choices: list[str]) -> str:
-    return f"choose from {', '.join(choices)}, or {ALL_LINEAR}"
+def _last_names(modules: set[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in modules})
+
+
+def _choose(linear: set[str]) -> str:
+    return f"choose from {', '.join(_last_names(linear))}, or {ALL_LINEAR} alone"
 
 
 def _apply(config: LoraConfig, model: PreTrainedModel) -> dict[str, torch.Size]:
@@ -194,10 +196,6 @@ def _apply(config: LoraConfig, model: PreTrainedModel) -> dict[str, torch.Size]:
     config.target_modules = trial.target_modules
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _module(parameter: str) -> str:
-    return parameter.removeprefix("base_model.model.").partition(".lora_")[0]
 
 
 def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
@@ -217,7 +215,7 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
 
 def _refuse_variants(file: Path, config: LoraConfig) -> None:
     defaults = LoraConfig().to_dict()
-    for field, found in config.to_dict().items():
+    for field, found in {**config.to_dict(), "peft_type": config.peft_type.value}.items():
         plain = field in PLAIN_FIELDS or not found or found == defaults.get(field)
         if field == "init_lora_weights":
             plain = found in PLAIN_BEGINNINGS

@@ -168,7 +168,7 @@ def one_line(error: Exception) -> str:
 
 
 def _write_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> torch.dtype:
-    """Return the dtype of most numbers."""
+    """Return the dtype that most of the bytes have."""
     shards: list[list[str]] = []
     bytes_of: Counter[torch.dtype] = Counter()
     for shard in _shards(tensors):

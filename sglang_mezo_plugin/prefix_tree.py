@@ -71,8 +71,7 @@ def _common_length(group: list[Sequence[int]], begin: int) -> int:
 
     What the least and the greatest of them have in common, all in between have: two are compared, not all.
     """
-    shortest = min(map(len, group))
     if len(group) == 1:
-        return shortest
-    windows = [tuple(sequence[begin:shortest]) for sequence in group]
-    return begin + sum(takewhile(bool, map(eq, min(windows), max(windows))))
+        return len(group[0])
+    rests = [tuple(sequence[begin:]) for sequence in group]
+    return begin + sum(takewhile(bool, map(eq, min(rests), max(rests))))

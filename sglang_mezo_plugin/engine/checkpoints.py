@@ -33,6 +33,11 @@ class Piece:
     offset: int
     decays: bool
 
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Where in its parameter this part lies."""
+        return self.size, self.stride, self.offset
+
     def of(self, parameter: torch.Tensor) -> torch.Tensor:
         """Return the view of this part of a parameter, or of a scratch buffer of the same layout."""
         return parameter.as_strided(self.size, self.stride, self.offset + parameter.storage_offset())
@@ -50,6 +55,9 @@ def locate(model: torch.nn.Module, shapes: Mapping[str, torch.Size]) -> Pieces:
     recorder = _CopyRecorder(model.parameters())
     with recorder, torch.no_grad():
         model.load_weights(recorder.sources(shapes))
+    for parameter, pieces in recorder.pieces.items():
+        if sum(piece.region.rows * piece.region.cols for piece in pieces) > parameter.numel():
+            raise UserError(f"{pieces[0].name} shares its memory with others when loaded: use --mode lora")
     return {parameter: tuple(pieces) for parameter, pieces in recorder.pieces.items() if pieces}
 
 
@@ -105,7 +113,9 @@ class _CopyRecorder(TorchDispatchMode):
             )
         name, whole = known
         if piece := _piece(name, whole, parameter, target, source):
-            self.pieces[parameter].append(piece)
+            # A tied tensor that is stored twice is loaded twice: the last one stays.
+            others = [other for other in self.pieces[parameter] if other.place != piece.place]
+            self.pieces[parameter] = [*others, piece]
 
 
 def _piece(

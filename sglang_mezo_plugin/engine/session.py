@@ -19,7 +19,7 @@ from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.lora import LoraCarrier, adapter_server_args
 from sglang_mezo_plugin.engine.runner import free_memory, open_runner
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.losses import Objective, metrics
+from sglang_mezo_plugin.losses import Objective, Scores, metrics
 from sglang_mezo_plugin.memory_plan import Room, largest_batch, pack, pool_args, room_of
 from sglang_mezo_plugin.tasks.example import Batch, Example
 
@@ -28,16 +28,21 @@ MAX_PAIRS = 4  # a forward, unless --max-loras-per-batch says otherwise
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A carrier, and the pools that it works in. evaluate: scores examples at theta, in batches that fit."""
+    """A carrier, and the pools that it works in."""
 
     carrier: FrozenCarrier
     room: Room
     shares: bool
     pools: dict[str, Any]
 
+    def score(self, examples: Sequence[Example]) -> Iterator[tuple[list[Example], Scores]]:
+        """Score examples at theta, in order, in batches that fit into the pools."""
+        for batch in pack(examples, self.room, self.shares):
+            yield batch, self.carrier.score(Batch(tuple(batch), identity=""))
+
     def evaluate(self, objective: Objective, examples: Sequence[Example]) -> dict[str, float]:
-        batches = pack(examples, self.room, self.shares)
-        return metrics(objective, ((batch, self.carrier.score(Batch(tuple(batch), ""))) for batch in batches))
+        """Return the metrics of examples at theta."""
+        return metrics(objective, self.score(examples))
 
 
 @contextmanager
