@@ -26,8 +26,9 @@ TEXT = DATA / "rotten_tomatoes"
 
 @dataclass(frozen=True)
 class Plan:
-    """steps, batch_size, learning_rate, eval_examples: of the run. note: what it shows, and what not."""
+    """Options of a run. note: what it shows, and what not."""
 
+    dtype: str
     steps: int
     batch_size: int
     learning_rate: float
@@ -38,6 +39,7 @@ class Plan:
 
 PLANS = {
     "cpu": Plan(
+        dtype="float32",
         steps=150,
         batch_size=16,
         learning_rate=1e-3,
@@ -48,6 +50,7 @@ PLANS = {
         "says: that takes longer.",
     ),
     "cuda": Plan(
+        dtype="bfloat16",
         steps=3000,
         batch_size=64,
         learning_rate=1e-3,
@@ -65,7 +68,7 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=PLANS, default="cpu")
     parser.add_argument("--steps", type=int, help="default: as many as show something")
-    args = parser.parse_args()
+    args, engine = parser.parse_known_args()  # what is not ours is SGLang's: --attention-backend triton
     plan = PLANS[args.device]
     prepare = [sys.executable, REPOSITORY / "examples/sentiment/prepare.py", "--output-dir", DATA]
     if (status := subprocess.run(prepare).returncode) != 0:
@@ -74,7 +77,8 @@ def main() -> None:
     from sglang_mezo_plugin import evaluate, train
 
     output = new_folder(REPOSITORY / "runs")
-    model = ["--model-path", str(MODEL), "--task", "sst2", "--device", args.device]
+    model = ["--model-path", str(MODEL), "--task", "sst2", "--device", args.device, "--dtype", plan.dtype]
+    model += engine
     limit = ["--max-eval-examples", str(plan.eval_examples)]
     test = [*model, "--eval-file", str(TEXT / "test.jsonl"), *limit]
     predictions = [output / f"predictions-{when}.jsonl" for when in ("before", "after")]

@@ -36,10 +36,14 @@ def choose_objective(args: argparse.Namespace, *record_lists: Sequence[Record]) 
 def load_tokenizer(args: argparse.Namespace, checkpoint: Path) -> Any:
     path = args.tokenizer_path or checkpoint
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises all kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"no tokenizer in {path} ({reason}): pass --tokenizer-path") from None
+    # For some models transformers makes an empty tokenizer where there are no files of one.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise UserError(f"no tokenizer in {path} (it makes no tokens of a text): pass --tokenizer-path")
+    return tokenizer
 
 
 def load_examples(

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sglang_mezo_plugin import losses
@@ -27,7 +28,7 @@ from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_librarie
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
 from sglang_mezo_plugin.options import Parser, add_data_options, add_model_options, parse
 from sglang_mezo_plugin.patch import require_patched
-from sglang_mezo_plugin.tasks.example import Record
+from sglang_mezo_plugin.tasks.example import Example, Record
 from sglang_mezo_plugin.tasks.in_context import with_demonstrations
 
 
@@ -48,6 +49,11 @@ def make_parser() -> Parser:
     group.add_argument("--lora-path", metavar="DIR", help="a PEFT adapter")
     group.add_argument("--num-shots", type=int, default=0, help="in-context examples; default: 0")
     group.add_argument("--seed", type=int, default=0, help="of the draw of in-context examples")
+    group.add_argument(
+        "--predictions-file",
+        metavar="FILE",
+        help="a JSON line an example: label, predicted, loss, scores (options' mean log-probabilities)",
+    )
     group.add_argument("--batch-size", type=int, default=16, help="default: 16")
     return parser
 
@@ -56,6 +62,8 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
     """Return {"loss", "accuracy", "examples"}; accuracy only where there are options."""
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more, not {args.batch_size}")
+    if args.predictions_file and not Path(args.predictions_file).parent.is_dir():
+        raise UserError(f"--predictions-file {args.predictions_file}: there is no such folder: make it first")
     require_patched()
     checkpoint = find_checkpoint(args.model_path)
     dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)
@@ -79,11 +87,30 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
         server_args=server_args,
         report=lambda line: print(line, file=sys.stderr, flush=True),
     ) as session:
+        scored = list(session.score(examples))
+        if args.predictions_file:
+            _write_predictions(Path(args.predictions_file), losses.OBJECTIVES[objective], scored)
         return {
-            **session.evaluate(losses.OBJECTIVES[objective], examples),
+            **losses.metrics(losses.OBJECTIVES[objective], scored),
             "examples": len(examples),
             "cache_hit_rate": session.carrier.hit_rate,
         }
+
+
+def _write_predictions(
+    file: Path, objective: losses.Objective, scored: list[tuple[list[Example], losses.Scores]]
+) -> None:
+    with file.open("w") as lines:
+        for examples, scores in scored:
+            for example, options in zip(examples, scores, strict=True):
+                means = [float(logprobs.mean(dtype=np.float64)) for logprobs in options]
+                row = {
+                    "label": example.label,
+                    "predicted": int(np.argmax(means)),
+                    "loss": losses.loss(objective, [example], [options]),
+                    "scores": means,
+                }
+                lines.write(json.dumps(row) + "\n")
 
 
 def _demonstrations(args: argparse.Namespace) -> list[Record]:

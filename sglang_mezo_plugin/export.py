@@ -39,6 +39,7 @@ def make_parser() -> Parser:
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--step", type=int, metavar="N", help="default: the journal's last; 0: the base")
     parser.add_argument("--model-path", metavar="DIR", help="the base model, if it has moved")
+    parser.add_argument("--lora-path", metavar="DIR", help="the adapter it began with, if it has moved")
     return parser
 
 
@@ -53,7 +54,8 @@ def export(args: argparse.Namespace) -> None:
         raise UserError(f"--step {step}: the journal has steps 0 to {len(records)}: name one of them")
     options = _read(run / "options.json")
     checkpoint = find_checkpoint(args.model_path or options["model_path"])
-    lora_path = Path(options["lora_path"]) if options["lora_path"] else None
+    started = args.lora_path or options["lora_path"]
+    lora_path = Path(started) if started and header.config["mode"] == "lora" else None
     _check_hashes(header, checkpoint, lora_path)
     if header.config["mode"] == "lora":
         _export_adapter(target, checkpoint, lora_path, header, records[:step])
@@ -136,11 +138,13 @@ def _optimizer(header: Header) -> Optimizer:
 
 
 def _check_hashes(header: Header, checkpoint: Path, lora_path: Path | None) -> None:
-    found = file_hashes(hashed_files(checkpoint, lora_path))
-    for name, digest in header.model.items():
-        if found.get(name) != digest:
+    files = {file.name: file for file in hashed_files(checkpoint, lora_path)}
+    found = file_hashes([file for file in files.values() if file.is_file()])
+    for name in sorted(files.keys() | header.model.keys()):
+        if found.get(name) != header.model.get(name):
             raise UserError(
-                f"{name} is not the file that the run began with: restore it, or pass --model-path"
+                f"{files.get(name, name)} is not what the run began with: restore it, or pass --model-path "
+                "or --lora-path"
             )
 
 

@@ -17,7 +17,9 @@ from sglang_mezo_plugin.tasks.example import Example
 GIB = 2**30
 MARGIN = 1.05  # padded vocabularies, alignment, what the allocator cannot use
 BESIDE = GIB // 2  # what the engine allocates beside weights and pools while it loads
-LARGEST_FRACTION = 0.98
+# SGLang stops if less is left after loading than it expects. What others on the device take while weights
+# load must not do that; the pools are limited by their sizes anyway.
+SMALLEST_FRACTION, LARGEST_FRACTION = 0.5, 0.98
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def pool_args(
             f"weights and pools take {static / GIB:.1f} GiB, and {available / GIB:.1f} GiB are free: pass a "
             "smaller --dtype or --batch-size, or train a smaller model"
         )
-    fraction = (MARGIN * static + BESIDE) / available
+    fraction = max(SMALLEST_FRACTION, (MARGIN * static + BESIDE) / available)
     return {
         "mem_fraction_static": round(min(LARGEST_FRACTION, fraction), 4),
         "max_total_tokens": room.tokens,

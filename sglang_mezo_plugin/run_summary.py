@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from sglang_mezo_plugin.adapter import Adapter
-
-CPU_FLAGS = (
-    "--device cpu --attention-backend torch_native --sampling-backend pytorch --grammar-backend none "
-    "--disable-cuda-graph"
-)
+ON_CPU = [
+    *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
+    *("--grammar-backend", "none", "--disable-cuda-graph"),
+]
+# What `export` looks for, perhaps from another working directory.
+PATHS = ("model_path", "lora_path")
 
 TEXT = """# A run of sglang-mezo
 
@@ -41,23 +41,40 @@ BEST = " `best/`: the adapter with the lowest evaluation loss."
 
 
 def describe_run(
-    folder: Path, words: Sequence[str], args: argparse.Namespace, server_args: Sequence[str]
+    folder: Path,
+    words: Sequence[str],
+    args: argparse.Namespace,
+    server_args: Sequence[str],
+    parameters: Sequence[str],
 ) -> None:
-    """Write README.md and options.json."""
+    """Write README.md, options.json and parameters.json."""
     text = TEXT.format(
         words=shlex.join(word for word in words if word != "--resume"),
-        folder=folder,
+        folder=shlex.quote(str(folder.resolve())),
         output="adapter/" if args.mode == "lora" else "model/",
         best=BEST if args.mode == "lora" else "",
     )
     (folder / "README.md").write_text(text)
     options = {**vars(args), "server_args": list(server_args)}
-    (folder / "options.json").write_text(json.dumps(options, indent=2, default=str) + "\n")
+    for name in PATHS:
+        if options[name] and Path(options[name]).exists():  # it may be a name on the hub
+            options[name] = str(Path(options[name]).resolve())
+    (folder / "options.json").write_text(json.dumps(options, indent=2) + "\n")
+    (folder / "parameters.json").write_text(json.dumps(list(parameters), indent=0) + "\n")
 
 
-def serve_command(checkpoint: Path, trained: Path, adapter: Adapter | None, device: str | None) -> str:
-    """Return the command that serves a trained model, or the base model with a trained adapter."""
-    model = f"--model-path {checkpoint} --enable-lora --lora-paths mezo={trained}"
-    words = f"--model-path {trained}" if adapter is None else model
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    return f"python -m sglang.launch_server {words}{' ' + CPU_FLAGS if on_cpu else ''}"
+def serve_command(args: argparse.Namespace, checkpoint: Path, trained: Path, dtype: torch.dtype) -> str:
+    """Return the command that serves a trained model, or the base model with a trained adapter.
+
+    The dtype is named: SGLang would serve fp32 weights in 16 bits.
+    """
+    words = ["--model-path", str(trained.resolve())]
+    if args.mode == "lora":
+        words = ["--model-path", str(checkpoint.resolve()), "--enable-lora"]
+        words += ["--lora-paths", f"mezo={trained.resolve()}"]
+    words += ["--dtype", str(dtype).removeprefix("torch.")]
+    if args.tokenizer_path:
+        words += ["--tokenizer-path", args.tokenizer_path]
+    if args.device == "cpu" or not torch.cuda.is_available():
+        words += ON_CPU
+    return shlex.join(["python", "-m", "sglang.launch_server", *words])

@@ -5,26 +5,26 @@
 
 Unusual: there is no backward pass and no optimizer state, weights do not move while they are probed, and
 OUT/journal.jsonl alone, with the base model, rebuilds the weights of any step (`python -m
-sglang_mezo_plugin.export`). A run that is killed goes on with --resume and ends with the same bits.
+sglang_mezo_plugin.export`). A run that is killed goes on with --resume and ends with the same bits. SIGINT or
+SIGTERM ends it after the step, its result saved; the exit code is 0.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sglang_mezo_plugin import losses
 from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint
+from sglang_mezo_plugin.checkpoint_files import find_checkpoint, read_config
 from sglang_mezo_plugin.data import choose_objective, digest, load_examples, load_records, load_tokenizer
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.journal import holds_run
+from sglang_mezo_plugin.journal import Header, holds_run, read_journal
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
 from sglang_mezo_plugin.observers.plots import plot_losses
 from sglang_mezo_plugin.observers.progress import Progress
@@ -45,7 +45,7 @@ from sglang_mezo_plugin.run_header import make_header
 from sglang_mezo_plugin.run_summary import describe_run, serve_command
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
-from sglang_mezo_plugin.trainer import RunResult, Trainer
+from sglang_mezo_plugin.trainer import RunResult, Trainer, check_steps
 from sglang_mezo_plugin.trainer_config import TrainerConfig
 
 PAPER_DEFAULTS = {"lora": {"learning_rate": 1e-4, "eps": 1e-2}, "full": {"learning_rate": 1e-6, "eps": 1e-3}}
@@ -85,20 +85,23 @@ def train(words: Sequence[str]) -> RunResult:
         raise UserError(f"{folder.path} holds another run: choose another --output-dir, or add --resume")
     require_patched()
     checkpoint = find_checkpoint(args.model_path)
+    if args.mode == "full" and read_config(checkpoint).get("quantization_config"):
+        raise UserError(
+            f"{checkpoint / 'config.json'} has a quantization_config: name the model with its original "
+            "weights, or use --mode lora"
+        )
     dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)
     examples, eval_examples, objective = read_data(args, checkpoint)
     sampler = Sampler(examples, args.batch_size, args.seed)
     adapter = make_adapter(args, checkpoint) if args.mode == "lora" else None
     header = make_header(args, checkpoint, dtype, objective, digest(examples))
-    with folder.open_journal(header, resume=args.resume) as journal:
-        describe_run(folder.path, words, args, server_args)
-        report(
-            f"{len(examples)} examples to train on, {len(eval_examples)} to evaluate on; starting SGLang ..."
-        )
-        # Not before: it takes half a minute on a host without a GPU.
-        from sglang_mezo_plugin.engine.session import open_session
+    check_resumable(folder, header, config)
+    report(f"{len(examples)} examples to train on, {len(eval_examples)} to evaluate on; starting SGLang ...")
+    # Not before: it takes half a minute on a host without a GPU.
+    from sglang_mezo_plugin.engine.session import open_session
 
-        with open_session(
+    with (
+        open_session(
             checkpoint,
             adapter,
             trains=True,
@@ -110,34 +113,46 @@ def train(words: Sequence[str]) -> RunResult:
             dtype=dtype,
             server_args=server_args,
             report=report,
-        ) as session:
-            carrier = session.carrier
-            (folder.path / "parameters.json").write_text(json.dumps(carrier.names, indent=0) + "\n")
-            function = losses.OBJECTIVES[objective]
-            trainer = Trainer(
-                carrier,
-                optimizer,
-                function,
-                sampler,
-                journal,
-                folder,
-                config,
-                evaluate=(lambda: session.evaluate(function, eval_examples)) if eval_examples else None,
-                observers=[Progress(folder.path, quiet=args.quiet), TensorBoard(folder.path)],
-                save_best=(lambda: carrier.save(folder.path / "best")) if adapter is not None else None,
-            )
-            result = trainer.run()
-            trained = folder.path / ("model" if adapter is None else "adapter")
+        ) as session,
+        # Only now: until the engine runs, nothing in the folder changes.
+        folder.open_journal(header, resume=args.resume) as journal,
+    ):
+        carrier = session.carrier
+        describe_run(folder.path, words, args, server_args, carrier.names)
+        function = losses.OBJECTIVES[objective]
+        trained = folder.path / ("model" if adapter is None else "adapter")
+        command = serve_command(args, checkpoint, trained, dtype)
+
+        def save_last() -> dict[str, Any]:
             report(f"writing {trained} ...")
             carrier.save(trained)
-            hit_rate = carrier.hit_rate
-    command = serve_command(checkpoint, trained, adapter, args.device)
-    folder.write_summary(
-        {**asdict(result), "cache_hit_rate": hit_rate, "output": str(trained), "serve": command}
-    )
+            return {"cache_hit_rate": carrier.hit_rate, "output": str(trained), "serve": command}
+
+        trainer = Trainer(
+            carrier,
+            optimizer,
+            function,
+            sampler,
+            journal,
+            folder,
+            config,
+            evaluate=(lambda: session.evaluate(function, eval_examples)) if eval_examples else None,
+            observers=[Progress(folder.path, quiet=args.quiet), TensorBoard(folder.path)],
+            save_best=(lambda: carrier.save(folder.path / "best")) if adapter is not None else None,
+            save_last=save_last,
+        )
+        result = trainer.run()
     plot_losses(folder.path)
     finish(folder.path, result, command)
     return result
+
+
+def check_resumable(folder: RunFolder, header: Header, config: TrainerConfig) -> None:
+    """Refuse early what opening the journal, and training on, would refuse once the engine runs."""
+    if holds_run(folder.journal):
+        known, records = read_journal(folder.journal)
+        known.check_same_run(header, folder.path)
+        check_steps(folder.journal, records, config)
 
 
 def trainer_config(args: argparse.Namespace) -> TrainerConfig:
@@ -191,6 +206,8 @@ def finish(folder: Path, result: RunResult, command: str) -> None:
             numbers = "  ".join(f"{key} {value:.4f}" for key, value in evaluation.items() if key != "step")
             print(f"{name:>7} (step {evaluation['step']}): {numbers}")
     print(f"{result.status} at step {result.last_step}; the run is in {folder}: see its README.md, loss.png")
+    if result.status == "stopped":
+        print("go on with it: the same command with --resume")
     print(f"serve it:\n  {command}")
 
 

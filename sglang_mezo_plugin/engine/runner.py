@@ -10,6 +10,7 @@ release to release, which is why all of them are here.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,9 @@ def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
     if server_args.get("dtype", "auto") == "auto":
         dtype = checkpoint_dtype(find_checkpoint(model_path))
         server_args = {**server_args, "dtype": str(dtype).removeprefix("torch.")}
+    if server_args["dtype"] in ("float32", "float") and server_args.get("device") != "cpu":
+        # Set for good: layers choose when they first run. Fused norms for CUDA take 16 bits only.
+        os.environ.setdefault("SGLANG_FORCE_FUSED_OP_BACKEND", "torch")
     try:
         yield _build({**DEFAULTS, "model_path": model_path, **server_args})
     except torch.OutOfMemoryError as error:
