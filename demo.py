@@ -45,9 +45,9 @@ PLANS = {
         learning_rate=1e-3,
         eval_examples=256,
         eval_steps=50,
-        note="The base model leans to one of the two words. A run as short as this mends that bias, and the\n"
-        "loss falls to about that of guessing (0.693). Whether reviews are told apart better is what AUC\n"
-        "says: that takes longer.",
+        note="The base model calls nearly every review great. A run as short as this begins to mend that\n"
+        "bias: the loss falls towards that of guessing, 0.693. To tell reviews apart takes longer; AUC\n"
+        "says how well that goes. Go on with --steps 1000, or on a GPU.",
     ),
     "cuda": Plan(
         dtype="bfloat16",

@@ -36,8 +36,10 @@ def test_killed_runs_end_with_the_same_bytes(
             first_line = lines(folder) if kills < KILLS - 1 else STEPS + 1
             wait_for_random_moment(draw, max(1, first_line), folder, child, whole)
             child.signal(signal.SIGKILL)
-            if child.wait().exit_code == 0:
+            outcome = child.wait()
+            if outcome.exit_code == 0:
                 break
+            assert outcome.exit_code == -signal.SIGKILL, outcome.stderr
             kills += 1
             check_leftovers(folder, whole, best)
         commands.succeed("train", *words, folder)
