@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,7 +40,9 @@ class Child:
         self.process.start()
 
     def signal(self, number: int) -> None:
-        os.kill(self.process.pid, number)
+        """Send a signal, unless the process has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
 
     def wait(self) -> Outcome:
         self.process.join(TIMEOUT)
