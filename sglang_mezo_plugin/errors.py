@@ -13,9 +13,15 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End a command with exit code 2 and one line on stderr, in place of a traceback, for a UserError."""
+    """End a command with one line on stderr in place of a traceback.
+
+    Exit code 2 for a UserError; 130, as shells have it, for Ctrl-C. Training itself ends after its step.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

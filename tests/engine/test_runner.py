@@ -80,7 +80,7 @@ def test_variables_of_a_launcher_change_nothing(
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
     with open_tiny(model_path, engine_args) as model_runner:
-        assert model_runner.tp_size == 1
+        assert len(prompt_logprobs(model_runner, PROMPTS)) == len(PROMPTS)
 
 
 def test_a_port_that_is_taken_is_not_used(
