@@ -33,7 +33,7 @@ def train_file(rotten_tomatoes: tuple[Path, Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    ("mode", "steps", "learning_rate", "eps"), [("lora", 300, 1e-3, 1e-2), ("full", 10, 1e-7, 1e-3)]
+    ("mode", "steps", "learning_rate", "eps"), [("lora", 300, 1e-3, 1e-2), ("full", 50, 1e-7, 1e-3)]
 )
 def test_the_loss_curves_agree(
     smollm2_path: Path,
