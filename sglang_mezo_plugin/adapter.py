@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sglang_mezo_plugin.checkpoint_files import load_architecture, one_line, writing_folder
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Region, check_parameter_ids, parameter_id
+from sglang_mezo_plugin.noise import Direction, Region, accumulate_, check_parameter_ids, parameter_id
 from sglang_mezo_plugin.noise.philox import block_words
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -117,6 +117,14 @@ class Adapter:
     def parameters(self) -> dict[str, tuple[torch.Tensor, Region]]:
         """Return each parameter with its region, to be changed in place."""
         return {name: (tensor, self.regions[name]) for name, tensor in self.tensors.items()}
+
+    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+        """Take a step, as `carrier.Carrier` does."""
+        for tensor, region in self.parameters().values():
+            accumulate_(tensor, moves, region, rounding_seed, decay)
+
+    def written(self) -> None:
+        """Nothing to do: whoever uses the parameters reads them when needed."""
 
     def save(self, folder: Path) -> None:
         """Write a PEFT folder: the same bytes for the same adapter.

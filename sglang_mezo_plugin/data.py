@@ -56,8 +56,7 @@ def load_examples(
                 f"--context-length must be from 1 to the model's {length}, not {args.context_length}"
             )
         length = args.context_length
-    examples = tokenize(records, tokenizer, length, args.truncate_prompts, args.append_eos)
-    return examples
+    return tokenize(records, tokenizer, length, args.truncate_prompts, args.append_eos)
 
 
 def digest(examples: Sequence[Example]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +65,6 @@ def export(args: argparse.Namespace) -> None:
     print(f"step {step} of {run}, bit for bit as the run had it: {target}", file=sys.stderr)
 
 
-class _AdapterCarrier:
-    """An adapter without an engine: it takes steps, and is not scored."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        for tensor, region in self._adapter.parameters().values():
-            accumulate_(tensor, moves, region, rounding_seed, decay)
-
-    def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:
-        return self._adapter.parameters()
-
-    def written(self) -> None:
-        """Nothing to do."""
-
-
 class _TensorCarrier:
     """One tensor of a checkpoint."""
 
@@ -109,7 +92,7 @@ def _export_adapter(
             config["lora_target_modules"],
             config["lora_layers_to_transform"],
         )
-    replay(_AdapterCarrier(adapter), _optimizer(header), records, config["distribution"])
+    replay(adapter, _optimizer(header), records, config["distribution"])
     adapter.save(target)
 
 

@@ -20,7 +20,7 @@ from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.losses import Scores
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_, perturb_pair_into
+from sglang_mezo_plugin.noise import Direction, Region, perturb_pair_into
 from sglang_mezo_plugin.tasks.example import Batch
 
 # Which modules SGLang stacks, and in which order.
@@ -65,8 +65,7 @@ class LoraCarrier(FrozenCarrier):
         return self._score(batch, copies=1)[0]
 
     def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        for tensor, region in self._adapter.parameters().values():
-            accumulate_(tensor, moves, region, rounding_seed, decay)
+        self._adapter.step(moves, decay, rounding_seed)
 
     def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:
         return self._adapter.parameters()
