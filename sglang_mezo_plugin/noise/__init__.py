@@ -5,6 +5,7 @@
     perturb_pair_into(plus, minus, weight, direction, region, eps)             # W + eps z and W - eps z
     gather_pair_into(plus, minus, weight, tokens, direction, region, eps)      # only their rows `tokens`
     accumulate_(weight, [(direction, -lr * g)], region, rounding_seed=seed)    # W += -lr g z
+    PairPlan, UpdatePlan                                  # the same for all tensors of a layer, or of a model
 
 Tensors are fp32, fp16 or bf16, 1-D or 2-D, of any strides, on a CPU or a CUDA device, and have just the shape
 of their region, gathered rows apart: rows that only pad are left out by passing `weight[:rows]`. Arithmetic
@@ -29,12 +30,15 @@ from sglang_mezo_plugin.noise.checks import (
     check_rounding,
     plan,
 )
+from sglang_mezo_plugin.noise.plans import PairPlan, UpdatePlan
 from sglang_mezo_plugin.noise.region import Direction, Distribution, Region, check_parameter_ids, parameter_id
 
 __all__ = [
     "Direction",
     "Distribution",
+    "PairPlan",
     "Region",
+    "UpdatePlan",
     "accumulate_",
     "check_parameter_ids",
     "direction_into",
@@ -48,7 +52,7 @@ __all__ = [
 def direction_into(out: torch.Tensor, direction: Direction, region: Region) -> None:
     """Set out to z, the direction on `region`, rounded to nearest.
 
-    Gaussian: standard normal by Philox4x32-10 and the method of Box and Muller, |z| <= 5.77. Rademacher:
+    Gaussian: standard normal by Philox4x32-10 and the method of Box and Muller, |z| < 6.77. Rademacher:
     +1 or -1. out: [rows, cols] or [cols].
     """
     (out_2d,), region = plan(region, out=out)
@@ -127,8 +131,8 @@ def accumulate_(
 ) -> None:
     """Set weight to decay * weight + sum(c * z for (direction, c) in moves), in one pass, in place.
 
-    weight: [rows, cols] or [cols]. The sum is formed in fp32, in the order of the moves, then
-    decay * weight is added. All directions must have the same distribution; moves may be empty.
+    weight: [rows, cols] or [cols]. decay * weight is formed in fp32, then the moves are added in their order.
+    All directions must have the same distribution; moves may be empty.
 
     An fp32 weight takes the result as it is. An fp16 or bf16 weight takes one of its two neighbours, at
     random so that the expectation is the result: an update below half a unit in the last place, which

@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sglang_mezo_plugin.noise import cpu_noise, cpu_tiles, philox
-from sglang_mezo_plugin.noise.cpu_noise import gaussian, rademacher, rounding_words
+from sglang_mezo_plugin.noise.cpu_noise import gaussian, rademacher, rounding_bits
 from sglang_mezo_plugin.noise.cpu_tiles import FORMATS, load, store, store_stochastically
 from sglang_mezo_plugin.noise.region import Direction, Region
 
@@ -82,6 +82,30 @@ def accumulate_(
         np.uint64(rounding_seed),
         np.float32(decay),
     )
+
+
+def pair_writer(
+    entries: Sequence[tuple[list[torch.Tensor], Region, bool]],
+) -> Callable[[Direction, float], None]:
+    """Return a function of (direction, eps) that writes [plus, minus, weight] of every entry."""
+
+    def write(direction: Direction, eps: float) -> None:
+        for (plus, minus, weight), region, _ in entries:
+            perturb_into(plus, weight, direction, region, eps, minus)
+
+    return write
+
+
+def mover(
+    entries: Sequence[tuple[list[torch.Tensor], Region, bool]],
+) -> Callable[[Sequence[tuple[Direction, float]], int, float], None]:
+    """Return a function of (moves, rounding_seed, decay) that moves [weight] of every entry."""
+
+    def move(moves: Sequence[tuple[Direction, float]], rounding_seed: int, decay: float) -> None:
+        for (weight,), region, decays in entries:
+            accumulate_(weight, moves, region, rounding_seed, decay if decays else 1.0)
+
+    return move
 
 
 def _run(kernel: Callable[..., None], written: torch.Tensor, *arguments: Any) -> None:
@@ -145,15 +169,14 @@ def _accumulate(begin, end, weight, place, seeds, is_gaussian, coefficients, rou
     for tile in range(begin, end):
         row, col, count = _tile(cols, tile)
         first = offset + row * region_stride + col
-        total = np.zeros(count, np.float32)
+        total = decay * load(weight, row, col, count)
         for move in range(len(seeds)):
             total += coefficients[move] * _noise(seeds[move], is_gaussian, parameter, first, count)
-        total += decay * load(weight, row, col, count)
         if weight[3] == FLOAT32:
             store(weight, row, col, total)
         else:
-            words = rounding_words(rounding_seed, parameter, first, count)
-            store_stochastically(weight, row, col, total, words)
+            random = rounding_bits(rounding_seed, parameter, first, count)
+            store_stochastically(weight, row, col, total, random)
 
 
 @njit

@@ -3,22 +3,39 @@
 Every constant has a numpy type, because numba takes any other for 64 bits wide, and rounding would change.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from sglang_mezo_plugin.noise import philox
 
 _MULTIPLIER_0, _MULTIPLIER_1 = (np.uint64(m) for m in philox.MULTIPLIERS)
 _STEP_0, _STEP_1 = (np.uint32(s) for s in philox.KEY_STEPS)
 _DIRECTION, _ROUNDING = np.uint32(philox.DIRECTION_STREAM), np.uint32(philox.ROUNDING_STREAM)
+_UNIFORM_SCALE, _UNIFORM_SHIFT = np.float32(philox.UNIFORM_SCALE), np.float32(philox.UNIFORM_SHIFT)
 _LOG = tuple(np.float32(c) for c in philox.LOG_POLYNOMIAL)
+_EXPONENT_STEP = np.float32(philox.EXPONENT_STEP)
+_SQRT_HALF = np.int32(philox.SQRT_HALF_BITS)
+_EXPONENT_MASK = np.int32(-(1 << 23))
 _SINE = tuple(np.float32(c) for c in philox.SINE_POLYNOMIAL)
 _COSINE = tuple(np.float32(c) for c in philox.COSINE_POLYNOMIAL)
-_LOG2_HIGH, _LOG2_LOW = np.float32(philox.LOG2_HIGH), np.float32(philox.LOG2_LOW)
-_RADIANS = np.float32(philox.RADIANS_PER_STEP)
-_SQRT_HALF = np.uint32(philox.SQRT_HALF_BITS)
-_HALF, _ONE, _MINUS_TWO = np.float32(0.5), np.float32(1), np.float32(-2)
+_ANGLE_STEP = np.float32(philox.ANGLE_STEP)
+_SIGN = np.uint32(1 << 31)
+_ONE = np.float32(1)
 _WORD = np.uint64(32)
+
+
+@intrinsic
+def fused_multiply_add(typing_context: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
+    """Return a * b + c in fp32, rounded once."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Instruction:
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
 
 
 @njit
@@ -38,10 +55,7 @@ def gaussian(seed, parameter, first, count):
     words = _words(seed, parameter, first >> 2, (first + count + 3) >> 2, _DIRECTION)
     z = np.empty(len(words), np.float32)
     for pair in range(len(words) // 2):
-        radius = _radius(words[2 * pair])
-        cosine, sine = _cosine_sine(words[2 * pair + 1])
-        z[2 * pair] = radius * cosine
-        z[2 * pair + 1] = radius * sine
+        z[2 * pair], z[2 * pair + 1] = _box_muller(_radius(words[2 * pair]), words[2 * pair + 1])
     return z[first & 3 : (first & 3) + count]
 
 
@@ -57,10 +71,14 @@ def rademacher(seed, parameter, first, count):
 
 
 @njit
-def rounding_words(seed, parameter, first, count):
-    """Return the words that decide how elements first : first + count are rounded: uint32 [count]."""
-    words = _words(seed, parameter, first >> 2, (first + count + 3) >> 2, _ROUNDING)
-    return words[first & 3 : (first & 3) + count]
+def rounding_bits(seed, parameter, first, count):
+    """Return the 16 bits that decide how elements first : first + count are rounded: uint32 [count]."""
+    words = _words(seed, parameter, first >> 3, (first + count + 7) >> 3, _ROUNDING)
+    bits = np.empty(2 * len(words), np.uint32)
+    for i in range(len(words)):
+        bits[2 * i] = words[i] & np.uint32(0xFFFF)
+        bits[2 * i + 1] = words[i] >> np.uint32(16)
+    return bits[first & 7 : (first & 7) + count]
 
 
 @njit
@@ -79,36 +97,33 @@ def _words(seed, parameter, start, stop, stream):
 
 @njit
 def _radius(word):
-    steps = np.float32(np.int32(word >> np.uint32(8)) + np.int32(1))
-    shifted = np.uint32(steps.view(np.uint32) - _SQRT_HALF)
-    exponent = np.float32(np.int32(shifted >> np.uint32(23)) - np.int32(24))
-    f = np.uint32((shifted & np.uint32(0x7FFFFF)) + _SQRT_HALF).view(np.float32) - _ONE
-    square = f * f
-    y = _polynomial(_LOG, f) * f * square
-    y = y + exponent * _LOG2_LOW - _HALF * square
-    return np.sqrt(_MINUS_TWO * (f + y + exponent * _LOG2_HIGH))
+    uniform = fused_multiply_add(np.float32(word), _UNIFORM_SCALE, _UNIFORM_SHIFT)
+    bits = np.float32(uniform).view(np.int32)
+    exponent = np.int32(np.int32(bits - _SQRT_HALF) & _EXPONENT_MASK)
+    f = np.int32(bits - exponent).view(np.float32) - _ONE
+    logarithm = np.float32(f * _polynomial(_LOG, f))
+    return np.sqrt(fused_multiply_add(np.float32(exponent), _EXPONENT_STEP, logarithm))
 
 
 @njit
-def _cosine_sine(word):
-    steps = np.int32(word >> np.uint32(8))
-    quarter = np.int32((steps + (1 << 21)) >> 22)
-    x = np.float32(np.int32(steps - (quarter << 22))) * _RADIANS
-    square = x * x
-    sine = _polynomial(_SINE, square) * square * x + x
-    cosine = _polynomial(_COSINE, square) * square * square - _HALF * square + _ONE
-    if quarter & 1:
-        cosine, sine = sine, cosine
-    if (quarter + 1) & 2:
-        cosine = -cosine
-    if quarter & 2:
-        sine = -sine
-    return cosine, sine
+def _box_muller(radius, word):
+    y = np.float32(np.uint32(word << np.uint32(2)).view(np.int32)) * _ANGLE_STEP
+    square = y * y
+    sine = y * _polynomial(_SINE, square)
+    cosine = radius * _polynomial(_COSINE, square)
+    first = fused_multiply_add(-radius, sine, cosine)
+    second = fused_multiply_add(radius, sine, cosine)
+    return _flip(first, word), _flip(second, np.uint32(word << np.uint32(1)))
+
+
+@njit
+def _flip(value, sign):
+    return np.uint32(np.float32(value).view(np.uint32) ^ (sign & _SIGN)).view(np.float32)
 
 
 @njit
 def _polynomial(coefficients, x):
     value = coefficients[0]
     for coefficient in coefficients[1:]:
-        value = value * x + coefficient
+        value = fused_multiply_add(value, x, coefficient)
     return value

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numba import njit
 
+from sglang_mezo_plugin.noise.cpu_noise import fused_multiply_add
+
 FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _FLOAT32, _FLOAT16, _BFLOAT16 = FORMATS.values()
 
@@ -16,6 +18,8 @@ _U32 = np.uint32
 _SIGN, _MAGNITUDE, _INFINITY = np.uint32(0x8000), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _HALFWAY = np.uint32(1 << 31)
 _REBIAS = np.uint32(112 << 23)  # fp32's exponent minus fp16's
+_SMALLEST_NORMAL = np.uint32(113 << 23)  # fp16's, as fp32
+_MANTISSA_BITS = np.uint32(23 << 23)
 _FLOAT16_STEP = np.float32(2**-24)  # fp16's spacing below 2**-14
 
 
@@ -62,21 +66,23 @@ def store(plane, row, col, values):
 
 
 @njit
-def store_stochastically(plane, row, col, values, words):
-    """Write a tile to an fp16 or bf16 plane, as `philox.round_stochastically`; words: uint32 [count]."""
+def store_stochastically(plane, row, col, values, random):
+    """Write a tile to an fp16 or bf16 plane, as `philox.round_stochastically`; random: uint32 [count]."""
     memory, row_stride, col_stride, dtype = plane
     start = row * row_stride + col * col_stride
     bits = values.view(np.uint32)
     if dtype == _BFLOAT16:
         for i in range(len(values)):
-            lower, fraction = _split_bfloat16(bits[i] & _MAGNITUDE)
-            lower = _U32(lower + _U32(words[i] < fraction))
-            memory[start + i * col_stride] = _finish(bits[i], lower, _U32(0x7F7F), _U32(0x7F80))
+            rounded = _U32(((bits[i] & _MAGNITUDE) + random[i]) >> _U32(16))
+            memory[start + i * col_stride] = _finish(bits[i], rounded, _U32(0x7F7F), _U32(0x7F80))
     else:
         for i in range(len(values)):
-            lower, fraction = _split_float16(bits[i] & _MAGNITUDE)
-            lower = _U32(lower + _U32(words[i] < fraction))
-            memory[start + i * col_stride] = _finish(bits[i], lower, _U32(0x7BFF), _U32(0x7C00))
+            magnitude = bits[i] & _MAGNITUDE
+            gap = _U32(max(magnitude & _INFINITY, _SMALLEST_NORMAL) - _MANTISSA_BITS)
+            steps = np.float32(np.int32(random[i] >> _U32(3)))
+            moved = np.float32(fused_multiply_add(steps, gap.view(np.float32), _U32(magnitude).view(np.float32)))
+            rounded = _truncate_to_float16(moved.view(np.uint32))
+            memory[start + i * col_stride] = _finish(bits[i], rounded, _U32(0x7BFF), _U32(0x7C00))
 
 
 @njit
@@ -107,6 +113,14 @@ def _split_float16(magnitude):
     # Below 2**-32 of a gap nothing is left; a shift by 32 bits or more would be undefined.
     fraction = (np.uint64(significand) << np.uint64(32)) >> np.uint64(min(shift, _U32(56)))
     return _U32(lower), _U32(fraction)
+
+
+@njit
+def _truncate_to_float16(magnitude):
+    if magnitude >= _SMALLEST_NORMAL:
+        return _U32((magnitude - _REBIAS) >> _U32(13))
+    significand = _U32(magnitude & _U32(0x7FFFFF) | _U32(0x800000))
+    return significand >> min(_U32(126) - (magnitude >> _U32(23)), _U32(31))
 
 
 @njit

@@ -7,11 +7,12 @@ ten rounds turn a counter of four 32-bit words and a key of two into four words.
     counter = (low half of the block, high half of the block, high half of the seed, stream)
 
 where a block is a group of neighbouring elements of the checkpoint's tensor, flattened row by row: four of
-them for a Gaussian direction and for the bits of stochastic rounding, 128 for a Rademacher direction.
+them for a Gaussian direction, eight for the bits of stochastic rounding, 128 for a Rademacher direction.
 
-The logarithm, sine and cosine are short polynomials in fp32 (those of Moshier's Cephes library), made of
-multiplications and additions alone: IEEE 754 fixes the result of each, where libraries' functions differ
-in the last bit. So a direction has the same bits on every device, and a run can be replayed on another one.
+Logarithm, sine and cosine are short polynomials in fp32, fitted for the least largest error: a few millionths,
+which is far below what eps z adds to a weight of 16 bits. They are made of additions, multiplications and fused
+multiply-adds: IEEE 754 fixes the result of each, where libraries' functions differ in the last bit. So a
+direction has the same bits on every device, and a run can be replayed on another one.
 """
 
 from typing import Literal
@@ -30,28 +31,28 @@ DIRECTION_STREAM = 0
 ROUNDING_STREAM = 1
 
 GAUSSIAN_BLOCK = 4
+ROUNDING_BLOCK = 8
 RADEMACHER_BLOCK = 128
 
-# log(1 + f) = f - f**2 / 2 + f**3 * P(f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], highest power first.
+# A word becomes (word + 1/2) / 2**32, in fp32, and below 1.
+UNIFORM_SCALE, UNIFORM_SHIFT = 2.0**-32 - 2.0**-56, 2.0**-33
+# -2 log(u) = exponent * EXPONENT_STEP + f * LOG(f) for u = 2**exponent * (1 + f) and f in [sqrt(1/2) - 1,
+# sqrt(2) - 1], highest power first; the exponent is taken as an integer times 2**23, as it lies in fp32.
 LOG_POLYNOMIAL = (
-    7.0376836292e-2,
-    -1.1514610310e-1,
-    1.1676998740e-1,
-    -1.2420140846e-1,
-    1.4249322787e-1,
-    -1.6668057665e-1,
-    2.0000714765e-1,
-    -2.4999993993e-1,
-    3.3333331174e-1,
+    -0.237922132,
+    0.373357207,
+    -0.409926623,
+    0.498194873,
+    -0.666290164,
+    1.00002229,
+    -2.00000191,
 )
-# log(2) in two parts: the first has so few bits that its product with an exponent is exact.
-LOG2_HIGH = 0.693359375
-LOG2_LOW = -2.12194440e-4
+EXPONENT_STEP = -2 * 0.6931471805599453 * 2.0**-23
 SQRT_HALF_BITS = 0x3F3504F3  # the fp32 nearest to sqrt(1/2), as an integer
-# sin(x) = x + x**3 * S(x**2) and cos(x) = 1 - x**2 / 2 + x**4 * C(x**2) for |x| <= pi / 4.
-SINE_POLYNOMIAL = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
-COSINE_POLYNOMIAL = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
-RADIANS_PER_STEP = 2 * np.pi / 2**24  # an angle is a whole number of 2**-24 turns
+# sin(pi y / 4) / sqrt(2) = y * S(y**2) and cos(pi y / 4) / sqrt(2) = C(y**2) for |y| <= 1.
+SINE_POLYNOMIAL = (0.00172224536, -0.0570810214, 0.555359542)
+COSINE_POLYNOMIAL = (-0.000225482567, 0.0112075824, -0.21808888, 0.707106769)
+ANGLE_STEP = 2.0**-31
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, ...]:
@@ -79,14 +80,14 @@ def gaussian(seed: int, parameter: int, elements: NDArray[np.int64]) -> Floats:
     """Return z at the given element indices, standard normal, fp32.
 
     Words 0 and 1 of a block give the block's elements 0 and 1, radius * cosine and radius * sine (Box and
-    Muller, 1958); words 2 and 3 give its elements 2 and 3. |z| <= sqrt(48 ln 2) = 5.77.
+    Muller, 1958); words 2 and 3 give its elements 2 and 3. |z| < sqrt(66 log 2) = 6.77.
     """
     words = block_words(seed, parameter, elements // GAUSSIAN_BLOCK, DIRECTION_STREAM)
     lane = elements % GAUSSIAN_BLOCK
     first = (lane // 2 * 2)[:, None]
     radius = _radius(np.take_along_axis(words, first, axis=1)[:, 0])
-    cosine, sine = _cosine_sine(np.take_along_axis(words, first + 1, axis=1)[:, 0])
-    return radius * np.where(lane % 2 == 0, cosine, sine)
+    first, second = _box_muller(radius, np.take_along_axis(words, first + 1, axis=1)[:, 0])
+    return np.where(lane % 2 == 0, first, second)
 
 
 def rademacher(seed: int, parameter: int, elements: NDArray[np.int64]) -> Floats:
@@ -100,28 +101,52 @@ def rademacher(seed: int, parameter: int, elements: NDArray[np.int64]) -> Floats
     return np.where(bit == 1, np.float32(1), np.float32(-1))
 
 
-def rounding_words(seed: int, parameter: int, elements: NDArray[np.int64]) -> Words:
-    """Return the word that decides how each element is rounded: word e % 4 of block e // 4 of stream 1."""
-    words = block_words(seed, parameter, elements // GAUSSIAN_BLOCK, ROUNDING_STREAM)
-    return np.take_along_axis(words, (elements % GAUSSIAN_BLOCK)[:, None], axis=1)[:, 0]
+def rounding_bits(seed: int, parameter: int, elements: NDArray[np.int64]) -> Words:
+    """Return the 16 bits that decide how each element is rounded, as uint32.
+
+    Block e // 8 of stream 1 has those of element e: word e % 8 // 2, the low half where e is even.
+    """
+    words = block_words(seed, parameter, elements // ROUNDING_BLOCK, ROUNDING_STREAM)
+    word = np.take_along_axis(words, (elements % ROUNDING_BLOCK // 2)[:, None], axis=1)[:, 0]
+    return np.where(elements % 2 == 0, word & 0xFFFF, word >> 16).astype(np.uint32)
 
 
-def round_stochastically(values: Floats, words: Words, dtype: Literal["float16", "bfloat16"]) -> NDArray:
-    """Round fp32 values to one of their two neighbours in a 16-bit type, given a uniform word for each.
+def round_stochastically(values: Floats, random: Words, dtype: Literal["float16", "bfloat16"]) -> NDArray:
+    """Round fp32 values to one of their two neighbours in a 16-bit type, given 16 uniform bits for each.
 
-    The neighbour farther from zero is taken if word / 2**32 is below the discarded part, as a fraction of
-    the gap: the expectation is the value, and a value that the type can represent stays as it is. (In fp16,
-    parts below 2**-56 are lost: 32 bits do not reach them.) Finite values beyond the largest finite one
+    random / 2**16 of the gap between the neighbours is added to the magnitude, and what lies between them then
+    cut off: the expectation is the value, and a value that the type can represent stays as it is. That is exact
+    for bf16, and for fp16 by the upper 13 bits, which is as many as fp32 has beyond it. (Below 2**-14, where
+    fp16's spacing is fixed, parts under 2**-13 of it are lost.) Finite values beyond the largest finite one
     become that one, with their sign; infinities stay infinite and NaN stays NaN. Returns uint16 bits.
     """
     bits = values.view(np.uint32)
     magnitude = bits & np.uint32(0x7FFFFFFF)
-    lower, fraction = _split_float16(magnitude) if dtype == "float16" else _split_bfloat16(magnitude)
-    largest, infinity, nan = (0x7BFF, 0x7C00, 0x7E00) if dtype == "float16" else (0x7F7F, 0x7F80, 0x7FC0)
-    rounded = np.minimum(lower + (words < fraction), largest)
+    if dtype == "float16":
+        largest, infinity, nan = 0x7BFF, 0x7C00, 0x7E00
+        rounded = _truncate_to_float16(_add_to_float16(np.minimum(magnitude, np.uint32(143 << 23)), random))
+    else:
+        largest, infinity, nan = 0x7F7F, 0x7F80, 0x7FC0
+        rounded = (magnitude + random) >> 16
+    rounded = np.minimum(rounded, largest)
     rounded = np.where(magnitude == 0x7F800000, infinity, rounded)
     rounded = np.where(magnitude > 0x7F800000, nan, rounded)
     return (rounded | (bits >> 16) & 0x8000).astype(np.uint16)
+
+
+def fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
+    """Return a * b + c, rounded once to fp32.
+
+    The product is exact in fp64. The sum is rounded to odd there: what is cut off leaves a one as the last bit,
+    so that rounding again, to fp32, does not take it for a tie. For finite results.
+    """
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    addend = np.asarray(c, np.float64)
+    total = np.asarray(product + addend)
+    rest = (product - (total - (total - product))) + (addend - (total - product))
+    bits = total.view(np.int64)
+    bits = np.where((rest != 0) & (np.signbit(rest) != np.signbit(total)), bits - 1, bits)
+    return np.where(rest != 0, bits | 1, bits).view(np.float64).astype(np.float32)
 
 
 def _multiply(multiplier: int, value: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -131,53 +156,54 @@ def _multiply(multiplier: int, value: NDArray[np.uint64]) -> tuple[NDArray[np.ui
 
 
 def _radius(words: Words) -> Floats:
-    """Return sqrt(-2 log u) for u = (top 24 bits + 1) / 2**24, which is in (0, 1] and exact in fp32."""
-    steps = ((words >> 8) + 1).astype(np.float32)
-    shifted = steps.view(np.uint32) - np.uint32(SQRT_HALF_BITS)
-    exponent = ((shifted >> 23).astype(np.int32) - 24).astype(np.float32)
-    f = ((shifted & 0x7FFFFF) + np.uint32(SQRT_HALF_BITS)).view(np.float32) - np.float32(1)
-    square = f * f
-    y = _polynomial(LOG_POLYNOMIAL, f) * f * square
-    y = y + exponent * np.float32(LOG2_LOW) - np.float32(0.5) * square
-    logarithm = f + y + exponent * np.float32(LOG2_HIGH)
-    return np.sqrt(np.float32(-2) * logarithm)
+    """Return sqrt(-2 log u) for u = (word + 1/2) / 2**32, which is in (0, 1) and rounded to fp32."""
+    uniform = fused_multiply_add(words.astype(np.float32), np.float32(UNIFORM_SCALE), np.float32(UNIFORM_SHIFT))
+    bits = uniform.view(np.int32)
+    exponent = (bits - np.int32(SQRT_HALF_BITS)) & np.int32(-(1 << 23))
+    f = (bits - exponent).view(np.float32) - np.float32(1)
+    logarithm = f * _polynomial(LOG_POLYNOMIAL, f)
+    return np.sqrt(fused_multiply_add(exponent.astype(np.float32), np.float32(EXPONENT_STEP), logarithm))
 
 
-def _cosine_sine(words: Words) -> tuple[Floats, Floats]:
-    """Return cosine and sine of an angle of (top 24 bits) / 2**24 turns, reduced to an eighth exactly."""
-    steps = (words >> 8).astype(np.int32)
-    quarter = (steps + (1 << 21)) >> 22
-    x = (steps - (quarter << 22)).astype(np.float32) * np.float32(RADIANS_PER_STEP)
-    square = x * x
-    sine = _polynomial(SINE_POLYNOMIAL, square) * square * x + x
-    cosine = (
-        _polynomial(COSINE_POLYNOMIAL, square) * square * square - np.float32(0.5) * square + np.float32(1)
-    )
-    odd = quarter & 1 == 1
-    cosine, sine = np.where(odd, sine, cosine), np.where(odd, cosine, sine)
-    return np.where((quarter + 1) & 2 == 2, -cosine, cosine), np.where(quarter & 2 == 2, -sine, sine)
+def _box_muller(radius: Floats, words: Words) -> tuple[Floats, Floats]:
+    """Return radius * cosine and radius * sine of the angle that a word stands for.
+
+    Its top two bits are the signs. The others, as a signed fraction y, are an angle of pi / 4 * (1 + y) in a
+    quarter of a turn, whose cosine and sine are (cos - sin) / sqrt(2) and (cos + sin) / sqrt(2) of pi / 4 * y.
+    """
+    y = (words << 2).view(np.int32).astype(np.float32) * np.float32(ANGLE_STEP)
+    square = y * y
+    sine = y * _polynomial(SINE_POLYNOMIAL, square)
+    cosine = radius * _polynomial(COSINE_POLYNOMIAL, square)
+    first = fused_multiply_add(-radius, sine, cosine)
+    second = fused_multiply_add(radius, sine, cosine)
+    return _flip(first, words), _flip(second, words << 1)
+
+
+def _flip(values: Floats, signs: Words) -> Floats:
+    """Negate values where the top bit of `signs` is one."""
+    return (values.view(np.uint32) ^ (signs & np.uint32(1 << 31))).view(np.float32)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Floats) -> Floats:
-    """Return the polynomial's value by Horner's rule; a product and a sum are each rounded to fp32."""
+    """Return the polynomial's value by Horner's rule in fused multiply-adds."""
     value = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
-        value = value * x + np.float32(coefficient)
+        value = fused_multiply_add(value, x, np.float32(coefficient))
     return value
 
 
-def _split_bfloat16(magnitude: Words) -> tuple[Words, Words]:
-    """Return the bits of the neighbour nearer to zero, and 2**32 times the rest as a fraction of the gap."""
-    return magnitude >> 16, magnitude << 16
+def _add_to_float16(magnitude: Words, random: Words) -> Words:
+    """Add random / 2**16 of fp16's spacing to magnitudes, in fp32."""
+    gap = np.maximum(magnitude & np.uint32(0x7F800000), np.uint32(113 << 23)) - np.uint32(23 << 23)
+    steps = (random >> 3).astype(np.float32)
+    return fused_multiply_add(steps, gap.view(np.float32), magnitude.view(np.float32)).view(np.uint32)
 
 
-def _split_float16(magnitude: Words) -> tuple[Words, Words]:
-    """As `_split_bfloat16`. Below 2**-14 fp16 has a fixed spacing, so the shift grows as values shrink."""
+def _truncate_to_float16(magnitude: Words) -> Words:
+    """Return fp16's bits of the value at or next below, as if its exponent had no end."""
     exponent = (magnitude >> 23).astype(np.int32)
-    normal = exponent >= 113
-    significand = np.where(normal, magnitude - np.uint32(112 << 23), magnitude & 0x7FFFFF | 0x800000)
-    shift = np.where(normal, 13, 126 - exponent).astype(np.uint32)
-    lower = significand >> np.minimum(shift, 31)
-    near = significand << np.clip(32 - shift.astype(np.int32), 0, 31).astype(np.uint32)
-    far = significand >> np.clip(shift.astype(np.int32) - 32, 0, 31).astype(np.uint32)
-    return lower, np.where(shift <= 32, near, far)
+    normal = (magnitude - np.uint32(112 << 23)) >> 13
+    significand = magnitude & 0x7FFFFF | 0x800000
+    subnormal = significand >> np.clip(126 - exponent, 14, 31).astype(np.uint32)
+    return np.where(exponent >= 113, normal, subnormal)

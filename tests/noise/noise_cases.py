@@ -78,10 +78,9 @@ def expected() -> dict[str, torch.Tensor]:
         weight = weight_of(case)
         z = reference(Direction(SEED, case.distribution), case.region)
         move = np.float32(EPS) * z
-        total = np.zeros_like(z)
+        total = np.float32(DECAY) * weight.float().numpy()
         for direction, coefficient in moves_of(case):
             total += np.float32(coefficient) * reference(direction, case.region)
-        total += np.float32(DECAY) * weight.float().numpy()
         plus, minus = weight.float() + torch.from_numpy(move), weight.float() - torch.from_numpy(move)
         rows = rows_of(case.region)
         outputs = {
@@ -136,8 +135,8 @@ def rounded(values: np.ndarray, region: Region, dtype: torch.dtype) -> torch.Ten
     """Values as `accumulate_` stores them with ROUNDING_SEED."""
     if dtype == torch.float32:
         return torch.from_numpy(values)
-    words = philox.rounding_words(ROUNDING_SEED, region.parameter, elements(region)).reshape(values.shape)
-    bits = philox.round_stochastically(values, words, str(dtype)[6:])
+    random = philox.rounding_bits(ROUNDING_SEED, region.parameter, elements(region)).reshape(values.shape)
+    bits = philox.round_stochastically(values, random, str(dtype)[6:])
     return torch.from_numpy(bits.view(np.int16)).view(dtype)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import known_answers
@@ -71,25 +72,44 @@ def test_triton_on_a_gpu_has_the_bits_of_the_reference(wanted: dict[str, torch.T
 
 
 def test_gaussian_is_the_box_muller_transform_of_its_words() -> None:
-    """The polynomials against numpy's functions in fp64: the last bit or two of fp32."""
+    """The polynomials against numpy's functions in fp64."""
     count = 400_000
-    words = philox.block_words(3, 4, np.arange(count // 4), philox.DIRECTION_STREAM).astype(np.float64)
-    steps = np.floor(words / 256)
-    radius = np.sqrt(-2 * np.log((steps[:, 0::2] + 1) / 2**24))
-    angle = 2 * np.pi * steps[:, 1::2] / 2**24
-    exact = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).ravel()
-    assert np.abs(philox.gaussian(3, 4, np.arange(count)) - exact).max() < 6e-7
+    words = philox.block_words(3, 4, np.arange(count // 4), philox.DIRECTION_STREAM)
+    radius = np.sqrt(-2 * np.log((words[:, 0::2] + 0.5) / 2**32))
+    cosine, sine = cosine_and_sine(words[:, 1::2])
+    exact = np.stack([radius * cosine, radius * sine], axis=2).ravel()
+    assert np.abs(philox.gaussian(3, 4, np.arange(count)) - exact).max() < 1.5e-5
 
 
 def test_extreme_words() -> None:
-    """The largest and smallest uniform numbers, and angles at the ends of each eighth of a turn."""
-    words = np.array([0, 0xFF, 0x100, 0xFFFFFFFF, 0x80000000, 0xB504F300, 0xB504F400], np.uint32)
-    exact = np.sqrt(-2 * np.log(((words >> 8) + 1.0) / 2**24))
+    """The largest and smallest uniform numbers, and angles at the ends of each quarter of a turn."""
+    words = np.array([0, 1, 0xFF, 0xF0000000, 0x80000000, 0xB504F300, 0xB504F400], np.uint32)
     radius = philox._radius(words)
-    np.testing.assert_allclose(radius, exact, rtol=2e-7)
-    assert radius[3] == 0 and radius[0] < 5.77
-    eighths = (np.arange(16, dtype=np.uint32) // 2 << 29) + np.tile(np.array([0, 0xFFFFFF00], np.uint32), 8)
-    angle = 2 * np.pi * (eighths >> 8) / 2**24
-    cosine, sine = philox._cosine_sine(eighths)
-    np.testing.assert_allclose(cosine, np.cos(angle), atol=1.2e-7)
-    np.testing.assert_allclose(sine, np.sin(angle), atol=1.2e-7)
+    np.testing.assert_allclose(radius, np.sqrt(-2 * np.log((words + 0.5) / 2**32)), rtol=1e-6)
+    assert radius[0] < 6.77 and 0 < philox._radius(np.array([0xFFFFFFFF], np.uint32))[0] < 4e-4
+    ends = np.array([0, 0x1FFFFFFF, 0x20000000, 0x3FFFFFFF], np.uint32)
+    angles = (np.arange(4, dtype=np.uint32)[:, None] << 30 | ends).ravel()
+    first, second = philox._box_muller(np.ones(16, np.float32), angles)
+    cosine, sine = cosine_and_sine(angles)
+    np.testing.assert_allclose(first, cosine, atol=3e-6)
+    np.testing.assert_allclose(second, sine, atol=3e-6)
+
+
+def cosine_and_sine(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the angles that words stand for, in fp64: two bits for the signs, 30 for a quarter of a turn."""
+    angle = np.pi / 4 * (1 + (words << np.uint32(2)).view(np.int32) / 2**31)
+    signs = [1 - 2.0 * (words >> np.uint32(bit) & 1) for bit in (31, 30)]
+    return signs[0] * np.cos(angle), signs[1] * np.sin(angle)
+
+
+def test_fused_multiply_add_rounds_once() -> None:
+    """Against exact fractions; half of the sums cancel to what the product's own rounding would lose."""
+    generator = np.random.default_rng(0)
+    a, b = generator.standard_normal((2, 4000)).astype(np.float32)
+    c = (generator.standard_normal(4000) * 2.0 ** generator.integers(-30, 30, 4000)).astype(np.float32)
+    c[::2] = -(a * b)[::2]
+    for x, y, z, got in zip(a, b, c, philox.fused_multiply_add(a, b, c), strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        below, above = (np.nextafter(got, np.float32(end)) for end in (-np.inf, np.inf))
+        distance = abs(Fraction(float(got)) - exact)
+        assert all(distance <= abs(Fraction(float(other)) - exact) for other in (below, above))

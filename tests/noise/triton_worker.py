@@ -1,6 +1,9 @@
 """Runs the Triton backend; by the interpreter only in a process of its own, since import decides which.
 
 python triton_worker.py FILE: write the results of `noise_cases.run`, and the known answers, to FILE.
+
+Triton's interpreter rounds otherwise than a GPU: a fused multiply-add twice, to bf16 by cutting off, and towards
+zero to infinity where a value is too large. Here it is made to follow IEEE 754.
 """
 
 import sys
@@ -11,9 +14,10 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import cuda
+from sglang_mezo_plugin.noise import cuda, cuda_plans, philox, plans
 from sglang_mezo_plugin.noise.cuda_noise import philox4x32
 
 
@@ -46,6 +50,31 @@ def words(device: str) -> torch.Tensor:
     return outputs[:, :4].cpu()
 
 
+def fma(builder: InterpreterBuilder, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
+    return TensorHandle(philox.fused_multiply_add(x.data, y.data, z.data), z.dtype.scalar)
+
+
+def to_nearest(builder: InterpreterBuilder, source: TensorHandle, dtype: tl.dtype) -> TensorHandle:
+    """Round fp32 to fp16 or bf16, which the interpreter keeps as its bits."""
+    scalar = dtype.scalar
+    rounded = torch.from_numpy(source.data).to(torch.float16 if scalar == tl.float16 else torch.bfloat16)
+    data = rounded.numpy() if scalar == tl.float16 else rounded.view(torch.int16).numpy().view(np.uint16)
+    return TensorHandle(data, scalar)
+
+
+def toward_zero(
+    builder: InterpreterBuilder, source: TensorHandle, dtype: tl.dtype, rounding: object
+) -> TensorHandle:
+    """Round fp32 to fp16."""
+    nearest = source.data.astype(np.float16)
+    too_far = (np.abs(nearest.astype(np.float32)) > np.abs(source.data)) & np.isfinite(source.data)
+    return TensorHandle(np.where(too_far, np.nextafter(nearest, np.float16(0)), nearest), dtype.scalar)
+
+
 if __name__ == "__main__":
+    InterpreterBuilder.create_fma = fma
+    InterpreterBuilder.create_fp_trunc = to_nearest
+    InterpreterBuilder.create_fp_to_fp = toward_zero
     noise._backend = lambda tensor: cuda
+    plans._backend = lambda entries: cuda_plans
     torch.save(noise_cases.run("cpu") | {"words": words("cpu")}, sys.argv[1])
