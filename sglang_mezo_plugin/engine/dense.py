@@ -1,9 +1,11 @@
 """Full-parameter training: every weight is evaluated at W + eps z and W - eps z, and none of them moves.
 
-The batch stands in the forward twice. Each module that has weights runs once on the first half, with
-W + eps z made in a scratch buffer just before, and once on the second half with W - eps z; the halves are
-joined for whatever comes next. An embedding makes only the rows that it reads, the head a block of the
-vocabulary at a time. Extra memory: two scratch buffers the size of the largest other module.
+The batch stands in the forward twice. Each module that has weights computes one half of it with W + eps z, made
+in a scratch buffer just before, and the other with W - eps z. An embedding makes only the rows that it reads, the
+head a block of the vocabulary at a time. Extra memory: two scratch buffers the size of the largest other module.
+
+A step's update is carried out when a weight is perturbed next, in the same pass over it; whoever reads the weights
+otherwise calls `settle` first.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from sglang_mezo_plugin.engine.batches import LabelledBatch
 from sglang_mezo_plugin.engine.checkpoints import assemble, locate
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.halves import Halves
+from sglang_mezo_plugin.engine.perturbed import Update
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.losses import Scores
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.noise import Direction, Region
 from sglang_mezo_plugin.noise.checks import DTYPES
 from sglang_mezo_plugin.tasks.example import Batch
 
@@ -47,13 +50,25 @@ class DenseCarrier(FrozenCarrier):
         self, batch: Batch, directions: Sequence[Direction], eps: float
     ) -> list[tuple[Scores, Scores]]:
         labelled = self._builder.build(batch.examples, copies=2)
-        return [self._score_pair(labelled, direction, eps) for direction in directions]
+        pairs = []
+        for direction in directions:
+            plus, minus = self._score_sides(labelled, direction, eps)
+            pairs.append((plus, minus))
+        return pairs
+
+    def score_at(self, batch: Batch, direction: Direction, coefficient: float) -> Scores:
+        labelled = self._builder.build(batch.examples, copies=1)
+        return self._score_sides(labelled, direction, coefficient)[0]
+
+    def score(self, batch: Batch) -> Scores:
+        self.settle()
+        return super().score(batch)
 
     def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        for parameter, pieces in self._pieces.items():
-            for piece in pieces:
-                factor = decay if piece.decays else 1.0
-                accumulate_(piece.of(parameter.data), moves, piece.region, rounding_seed, factor)
+        self._halves.step(Update(moves, decay, rounding_seed))
+
+    def settle(self) -> None:
+        self._halves.settle()
 
     def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:
         raise UserError(
@@ -70,13 +85,14 @@ class DenseCarrier(FrozenCarrier):
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face checkpoint, in the engine's dtype."""
+        self.settle()
         write_checkpoint(folder, self._checkpoint, assemble(self._pieces, self._shapes))
 
-    def _score_pair(self, labelled: LabelledBatch, direction: Direction, eps: float) -> tuple[Scores, Scores]:
-        tokens = len(labelled.forward_batch.input_ids) // 2
-        with self._halves.at(direction, eps, tokens):
-            plus, minus = labelled.split(self._scorer.score(labelled, self._halves.head_blocks))
-        return plus, minus
+    def _score_sides(self, labelled: LabelledBatch, direction: Direction, coefficient: float) -> list[Scores]:
+        """Score a batch of two copies at + and -, or one of one copy at +."""
+        tokens = len(labelled.forward_batch.input_ids) // labelled.copies
+        with self._halves.at(direction, coefficient, tokens, mirrored=labelled.copies == 2):
+            return labelled.split(self._scorer.score(labelled, self._halves.head_blocks))
 
 
 def _refuse_what_is_not_dense(model: torch.nn.Module) -> None:

@@ -26,3 +26,6 @@ class FrozenCarrier:
         """Score a batch at theta itself."""
         labelled = self._builder.build(batch.examples, copies=1)
         return labelled.split(self._scorer.score(labelled))[0]
+
+    def settle(self) -> None:
+        """Let the weights in memory be what the steps so far make of them, before they are read from there."""

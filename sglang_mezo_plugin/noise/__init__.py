@@ -24,6 +24,7 @@ import torch
 
 from sglang_mezo_plugin.noise.checks import (
     check_apart,
+    check_decay,
     check_finite,
     check_gather,
     check_moves,
@@ -63,7 +64,7 @@ def direction_into(out: torch.Tensor, direction: Direction, region: Region) -> N
 def perturb_into(
     out: torch.Tensor, weight: torch.Tensor, direction: Direction, region: Region, coefficient: float
 ) -> None:
-    """Set out to weight + coefficient * z, computed in fp32 and rounded to nearest into out's dtype.
+    """Set out to weight + coefficient * z, a fused multiply-add in fp32, rounded to nearest into out's dtype.
 
     weight: [rows, cols] or [cols], unchanged. out: that shape, may have another dtype, must not overlap
     weight. coefficient: finite; it has the weights' unit, since z has none.
@@ -131,8 +132,8 @@ def accumulate_(
 ) -> None:
     """Set weight to decay * weight + sum(c * z for (direction, c) in moves), in one pass, in place.
 
-    weight: [rows, cols] or [cols]. decay * weight is formed in fp32, then the moves are added in their order.
-    All directions must have the same distribution; moves may be empty.
+    weight: [rows, cols] or [cols]. decay * weight is formed in fp32, then each move is added in turn, by a
+    fused multiply-add. All directions must have the same distribution; moves may be empty.
 
     An fp32 weight takes the result as it is. An fp16 or bf16 weight takes one of its two neighbours, at
     random so that the expectation is the result: an update below half a unit in the last place, which
@@ -145,8 +146,7 @@ def accumulate_(
     (weight_2d,), region = plan(region, weight=weight)
     check_moves(moves)
     check_rounding(weight, rounding_seed)
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay is a factor in [0, 1], not {decay}")
+    check_decay(decay)
     if weight.numel():
         _backend(weight).accumulate_(weight_2d, moves, region, rounding_seed or 0, decay)
 

@@ -83,6 +83,12 @@ def check_rounding(weight: torch.Tensor, rounding_seed: int | None) -> None:
         )
 
 
+def check_decay(decay: float) -> None:
+    """Raise ValueError unless a factor on weights is in [0, 1]."""
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay is a factor in [0, 1], not {decay}")
+
+
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if tensor.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name} is on {tensor.device}: noise is for CPU and CUDA tensors")

@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sglang_mezo_plugin.noise import cpu_noise, cpu_tiles, philox
-from sglang_mezo_plugin.noise.cpu_noise import gaussian, rademacher, rounding_bits
+from sglang_mezo_plugin.noise.cpu_noise import add_scaled, gaussian, rademacher, rounding_bits
 from sglang_mezo_plugin.noise.cpu_tiles import FORMATS, load, store, store_stochastically
 from sglang_mezo_plugin.noise.region import Direction, Region
 
@@ -84,28 +84,27 @@ def accumulate_(
     )
 
 
-def pair_writer(
-    entries: Sequence[tuple[list[torch.Tensor], Region, bool]],
-) -> Callable[[Direction, float], None]:
-    """Return a function of (direction, eps) that writes [plus, minus, weight] of every entry."""
+class Plan:
+    """Several tensors: (planes [weight, plus, minus], region, whether decay applies) of each."""
 
-    def write(direction: Direction, eps: float) -> None:
-        for (plus, minus, weight), region, _ in entries:
-            perturb_into(plus, weight, direction, region, eps, minus)
+    def __init__(self, entries: Sequence[tuple[list[torch.Tensor], Region, bool]]) -> None:
+        self._entries = entries
 
-    return write
-
-
-def mover(
-    entries: Sequence[tuple[list[torch.Tensor], Region, bool]],
-) -> Callable[[Sequence[tuple[Direction, float]], int, float], None]:
-    """Return a function of (moves, rounding_seed, decay) that moves [weight] of every entry."""
-
-    def move(moves: Sequence[tuple[Direction, float]], rounding_seed: int, decay: float) -> None:
-        for (weight,), region, decays in entries:
-            accumulate_(weight, moves, region, rounding_seed, decay if decays else 1.0)
-
-    return move
+    def run(
+        self,
+        direction: Direction | None,
+        eps: float,
+        moves: Sequence[tuple[Direction, float]] | None,
+        rounding_seed: int,
+        decay: float,
+    ) -> None:
+        """Move the weights unless moves is None, then write the pairs unless direction is None."""
+        for (weight, *pair), region, decays in self._entries:
+            if moves is not None:
+                accumulate_(weight, moves, region, rounding_seed, decay if decays else 1.0)
+            if direction is not None:
+                plus, minus = pair
+                perturb_into(plus, weight, direction, region, eps, minus)
 
 
 def _run(kernel: Callable[..., None], written: torch.Tensor, *arguments: Any) -> None:
@@ -157,10 +156,9 @@ def _perturb(begin, end, out, weight, place, seed, is_gaussian, coefficient, mir
         source = gathered[row] if len(gathered) > 0 else row
         z = _noise(seed, is_gaussian, parameter, offset + source * region_stride + col, count)
         w = load(weight, source, col, count)
-        move = coefficient * z
-        store(out, row, col, w + move)
+        store(out, row, col, add_scaled(w, coefficient, z))
         if len(mirrored[0]) > 0:
-            store(mirrored, row, col, w - move)
+            store(mirrored, row, col, add_scaled(w, -coefficient, z))
 
 
 @_kernel
@@ -171,7 +169,8 @@ def _accumulate(begin, end, weight, place, seeds, is_gaussian, coefficients, rou
         first = offset + row * region_stride + col
         total = decay * load(weight, row, col, count)
         for move in range(len(seeds)):
-            total += coefficients[move] * _noise(seeds[move], is_gaussian, parameter, first, count)
+            z = _noise(seeds[move], is_gaussian, parameter, first, count)
+            total = add_scaled(total, coefficients[move], z)
         if weight[3] == FLOAT32:
             store(weight, row, col, total)
         else:

@@ -71,6 +71,15 @@ def rademacher(seed, parameter, first, count):
 
 
 @njit
+def add_scaled(values, coefficient, z):
+    """Return values + coefficient * z, rounded once: fp32, of the arguments' length."""
+    total = np.empty_like(values)
+    for i in range(len(values)):
+        total[i] = fused_multiply_add(coefficient, z[i], values[i])
+    return total
+
+
+@njit
 def rounding_bits(seed, parameter, first, count):
     """Return the 16 bits that decide how elements first : first + count are rounded: uint32 [count]."""
     words = _words(seed, parameter, first >> 3, (first + count + 7) >> 3, _ROUNDING)
@@ -87,10 +96,8 @@ def _words(seed, parameter, start, stop, stream):
     words = np.empty(4 * (stop - start), np.uint32)
     seed_low, seed_high = np.uint32(seed), np.uint32(seed >> _WORD)
     for i in range(stop - start):
-        block = np.uint64(start + i)
-        w0, w1, w2, w3 = philox4x32(
-            np.uint32(block), np.uint32(block >> _WORD), seed_high, stream, seed_low, parameter
-        )
+        block = np.uint32(start + i)
+        w0, w1, w2, w3 = philox4x32(block, np.uint32(0), seed_high, stream, seed_low, parameter)
         words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3] = w0, w1, w2, w3
     return words
 

@@ -80,7 +80,9 @@ def store_stochastically(plane, row, col, values, random):
             magnitude = bits[i] & _MAGNITUDE
             gap = _U32(max(magnitude & _INFINITY, _SMALLEST_NORMAL) - _MANTISSA_BITS)
             steps = np.float32(np.int32(random[i] >> _U32(3)))
-            moved = np.float32(fused_multiply_add(steps, gap.view(np.float32), _U32(magnitude).view(np.float32)))
+            moved = np.float32(
+                fused_multiply_add(steps, gap.view(np.float32), _U32(magnitude).view(np.float32))
+            )
             rounded = _truncate_to_float16(moved.view(np.uint32))
             memory[start + i * col_stride] = _finish(bits[i], rounded, _U32(0x7BFF), _U32(0x7C00))
 

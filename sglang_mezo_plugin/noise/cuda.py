@@ -115,7 +115,9 @@ def layout(region: Region) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def moves_table(moves: tuple[tuple[Direction, float], ...], device: torch.device, stream: int) -> torch.Tensor:
+def moves_table(
+    moves: tuple[tuple[Direction, float], ...], device: torch.device, stream: int
+) -> torch.Tensor:
     """Return moves as int32 [moves, 3] on the device: the seed's halves and the coefficient's bits.
 
     Kept, since a step calls `accumulate_` for each parameter; per stream, since the copy is ordered there.
@@ -149,24 +151,24 @@ def tile_at(row, tile, offset, region_stride, cols, ALIGNMENT: tl.constexpr):
 
 
 @triton.jit
-def move_tile(
-    at, mask, first, table, moves, seed_low, seed_high, decay, parameter, GAUSSIAN: tl.constexpr
-):  # fmt: skip
-    """Write decay * weight + the sum of all moves to `at`, where the weight is.
+def moved(
+    w, first, table, moves, seed_low, seed_high, decay, parameter, DTYPE: tl.constexpr, GAUSSIAN: tl.constexpr
+):
+    """Return decay * w + the sum of all moves, as a weight of a dtype takes it.
 
     The sum begins with the weight, and so has its layout over threads: noise comes in that one too.
     """
-    total = decay * tl.load(at, mask).to(tl.float32)
+    total = decay * w.to(tl.float32)
     for move in range(moves):
         low = tl.load(table + 3 * move)
         high = tl.load(table + 3 * move + 1)
         coefficient = tl.load(table + 3 * move + 2).to(tl.float32, bitcast=True)
-        total += coefficient * direction_tile(low, high, parameter, first, TILE_SIZE, GAUSSIAN)
-    if at.dtype.element_ty == tl.float32:
-        tl.store(at, total, mask)
-    else:
+        z = direction_tile(low, high, parameter, first, TILE_SIZE, GAUSSIAN)
+        total = tl.fma(z, coefficient, total)
+    if DTYPE != tl.float32:  # noqa: SIM300
         random = rounding_bits(seed_low, seed_high, parameter, first, TILE_SIZE)
-        tl.store(at, round_stochastically(total, random, at.dtype.element_ty), mask)
+        total = round_stochastically(total, random, DTYPE)
+    return total
 
 
 @triton.jit(do_not_specialize=PER_CALL)
@@ -193,12 +195,12 @@ def _perturb_kernel(
     first, col, mask = tile_at(source, tl.program_id(0) % tiles, offset, region_stride, cols, ALIGNMENT)
     lane = tl.arange(0, TILE_SIZE)
     w = tl.load(weight + source * weight_row + col * weight_col + lane * weight_col, mask).to(tl.float32)
-    move = coefficient * direction_tile(seed_low, seed_high, parameter, first, TILE_SIZE, GAUSSIAN)
+    z = direction_tile(seed_low, seed_high, parameter, first, TILE_SIZE, GAUSSIAN)
     at = out + row * out_row + col * out_col + lane * out_col
-    tl.store(at, (w + move).to(out.dtype.element_ty), mask)
+    tl.store(at, tl.fma(z, coefficient, w).to(out.dtype.element_ty), mask)
     if MIRRORED:
         at = mirrored + row * mirrored_row + col * mirrored_col + lane * mirrored_col
-        tl.store(at, (w - move).to(mirrored.dtype.element_ty), mask)
+        tl.store(at, tl.fma(z, -coefficient, w).to(mirrored.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=PER_CALL)
@@ -211,4 +213,8 @@ def _accumulate_kernel(
     first, col, mask = tile_at(row, tl.program_id(0) % tiles, offset, region_stride, cols, ALIGNMENT)
     lane = tl.arange(0, TILE_SIZE)
     at = weight + row * weight_row + col * weight_col + lane * weight_col
-    move_tile(at, mask, first, table, moves, seed_low, seed_high, decay, parameter, GAUSSIAN)
+    w = tl.load(at, mask)
+    w = moved(
+        w, first, table, moves, seed_low, seed_high, decay, parameter, weight.dtype.element_ty, GAUSSIAN
+    )
+    tl.store(at, w, mask)

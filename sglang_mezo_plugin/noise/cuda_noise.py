@@ -50,14 +50,10 @@ def _multiply(value, MULTIPLIER: tl.constexpr):
 
 @triton.jit
 def block_words(seed_low, seed_high, parameter, block, STREAM: tl.constexpr):
-    """Return the four words of each block. The seed's halves and the parameter are int32 bit patterns."""
-    c0 = block.to(tl.uint32)
-    c1 = (block >> 32).to(tl.uint32)
-    c2 = tl.zeros_like(c0) + seed_high.to(tl.uint32, bitcast=True)
-    c3 = tl.zeros_like(c0) + STREAM
-    return philox4x32(
-        c0, c1, c2, c3, seed_low.to(tl.uint32, bitcast=True), parameter.to(tl.uint32, bitcast=True)
-    )
+    """Return the four words of each block (uint32). The seed's halves and the parameter are int32 patterns."""
+    key_0, key_1 = seed_low.to(tl.uint32, bitcast=True), parameter.to(tl.uint32, bitcast=True)
+    high = tl.zeros_like(block) + seed_high.to(tl.uint32, bitcast=True)
+    return philox4x32(block, tl.zeros_like(block), high, tl.zeros_like(block) + STREAM, key_0, key_1)
 
 
 @triton.jit
@@ -67,7 +63,7 @@ def direction(seed_low, seed_high, parameter, first, TILE: tl.constexpr, GAUSSIA
     A thread makes eight neighbours, which it then reads or writes at once.
     """
     if GAUSSIAN:
-        block = (first >> 2) + 2 * tl.arange(0, TILE // 8)
+        block = (first >> 2).to(tl.uint32) + 2 * tl.arange(0, TILE // 8).to(tl.uint32)
         w0, w1, w2, w3 = block_words(seed_low, seed_high, parameter, block, DIRECTION_STREAM)
         z0, z1 = _box_muller(_radius(w0), w1)
         z2, z3 = _box_muller(_radius(w2), w3)
@@ -77,10 +73,10 @@ def direction(seed_low, seed_high, parameter, first, TILE: tl.constexpr, GAUSSIA
         z = _lanes(z0, z1, z2, z3, z4, z5, z6, z7)
     else:
         # Sixteen threads evaluate the same block: still a sixth of what memory takes.
-        group = (first >> 3) + tl.arange(0, TILE // 8)
+        group = (first >> 3).to(tl.uint32) + tl.arange(0, TILE // 8).to(tl.uint32)
         w0, w1, w2, w3 = block_words(seed_low, seed_high, parameter, group >> 4, DIRECTION_STREAM)
         low, high = tl.where((group & 4) == 0, w0, w1), tl.where((group & 4) == 0, w2, w3)
-        word = (tl.where((group & 8) == 0, low, high) >> ((group & 3) * 8).to(tl.uint32)) ^ 0xFFFFFFFF
+        word = (tl.where((group & 8) == 0, low, high) >> ((group & 3) * 8)) ^ 0xFFFFFFFF
         # The sign bit of 1.0 is the opposite of the element's bit.
         signs = _lanes(
             word << 31, word << 30, word << 29, word << 28, word << 27, word << 26, word << 25, word << 24
@@ -92,11 +88,9 @@ def direction(seed_low, seed_high, parameter, first, TILE: tl.constexpr, GAUSSIA
 @triton.jit
 def rounding_bits(seed_low, seed_high, parameter, first, TILE: tl.constexpr):
     """Return the 16 bits that decide how elements first : first + TILE are rounded: uint32 [TILE]."""
-    block = (first >> 3) + tl.arange(0, TILE // 8)
+    block = (first >> 3).to(tl.uint32) + tl.arange(0, TILE // 8).to(tl.uint32)
     w0, w1, w2, w3 = block_words(seed_low, seed_high, parameter, block, ROUNDING_STREAM)
-    return _lanes(
-        w0 & 0xFFFF, w0 >> 16, w1 & 0xFFFF, w1 >> 16, w2 & 0xFFFF, w2 >> 16, w3 & 0xFFFF, w3 >> 16
-    )
+    return _lanes(w0 & 0xFFFF, w0 >> 16, w1 & 0xFFFF, w1 >> 16, w2 & 0xFFFF, w2 >> 16, w3 & 0xFFFF, w3 >> 16)
 
 
 @triton.jit

@@ -4,8 +4,7 @@ A step touches hundreds of tensors, most of them small. A launch for each would 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -17,55 +16,28 @@ from sglang_mezo_plugin.noise.cuda import (
     direction_tile,
     halves,
     layout,
-    move_tile,
+    moved,
     moves_table,
     signed,
     tile_at,
 )
 from sglang_mezo_plugin.noise.region import Direction, Region
 
-Entry = tuple[list[torch.Tensor], Region, bool]  # 2-D planes, the weight last; whether decay applies
+Moves = Sequence[tuple[Direction, float]]
+Entry = tuple[list[torch.Tensor], Region, bool]  # 2-D planes: weight, plus, minus; whether decay applies
 
 TILES_A_PROGRAM = 4  # what looking an entry up costs is shared by so many
 WIDTH = 16  # int64 words of an entry
-# Three words for each plane: address, row stride, column stride. Then the region's numbers.
-PLANES = tl.constexpr(0)
+# Words of an entry: address, row stride and column stride of each plane, then these.
 PARAMETER, OFFSET, STRIDE, COLS, TILES, LAST, DECAYS = (tl.constexpr(9 + field) for field in range(7))
 ENTRY_WIDTH, PER_PROGRAM = tl.constexpr(WIDTH), tl.constexpr(TILES_A_PROGRAM)
 ACCESS = 16  # bytes that a thread reads or writes at once, where addresses allow
 
 
-def pair_writer(entries: Sequence[Entry]) -> Callable[[Direction, float], None]:
-    """Return a function of (direction, eps) that writes [plus, minus, weight] of every entry."""
-    table = _Table(entries)
-
-    def write(direction: Direction, eps: float) -> None:
-        table.launch(_pair_kernel, direction.distribution, *halves(direction.seed), float(eps))
-
-    return write
-
-
-def mover(
-    entries: Sequence[Entry],
-) -> Callable[[Sequence[tuple[Direction, float]], int, float], None]:
-    """Return a function of (moves, rounding_seed, decay) that moves [weight] of every entry."""
-    table = _Table(entries)
-
-    def move(moves: Sequence[tuple[Direction, float]], rounding_seed: int, decay: float) -> None:
-        stream = torch.cuda.current_stream(table.device).cuda_stream if table.device.type == "cuda" else 0
-        distribution = moves[0][0].distribution if moves else "gaussian"
-        words = moves_table(tuple(moves), table.device, stream)
-        table.launch(_move_kernel, distribution, words, len(moves), *halves(rounding_seed), float(decay))
-
-    return move
-
-
-class _Table:
-    """Entries on the device, and what all of them have in common, for which kernels are compiled."""
+class Plan:
+    """Entries on the device, and what all of them have in common, for which the kernel is compiled."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        weight = entries[0][0][-1]
-        self.device = weight.device
         rows, starts, alignment, wide, programs = [], [], 16, True, 0
         for planes, region, decays in entries:
             divisor, tiles = layout(region)
@@ -78,21 +50,37 @@ class _Table:
             starts.append(programs)
             programs += -(-tiles * region.rows // TILES_A_PROGRAM)
         padding = [programs] * (triton.next_power_of_2(len(starts)) - len(starts))
-        self._rows = torch.tensor(rows, dtype=torch.int64, device=self.device)
-        self._starts = torch.tensor([*starts, *padding], dtype=torch.int32, device=self.device)
+        device = entries[0][0][0].device
+        self._rows = torch.tensor(rows, dtype=torch.int64, device=device)
+        self._starts = torch.tensor([*starts, *padding], dtype=torch.int32, device=device)
         self._grid = (programs,)
-        # Kernels take the tensors' types from these arguments, and their addresses from the table.
-        self._samples = [plane.as_strided((1,), (1,)) for plane in entries[0][0]]
+        # The kernel takes the tensors' types from these arguments, and their addresses from the table.
+        weight, plus, minus = (entries[0][0] * 3)[:3]
+        self._samples = [plane.as_strided((1,), (1,)) for plane in (plus, minus, weight)]
         self._constants = {"ENTRIES": len(self._starts), "ALIGNMENT": alignment, "WIDE": wide}
 
-    def launch(self, kernel: Any, distribution: str, *arguments: Any) -> None:
+    def run(
+        self,
+        direction: Direction | None,
+        eps: float,
+        moves: Moves | None,
+        rounding_seed: int,
+        decay: float,
+    ) -> None:
+        """Move the weights unless moves is None, then write the pairs unless direction is None."""
+        device, words = self._rows.device, self._starts
+        if moves:
+            stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+            words = moves_table(tuple(moves), device, stream)
+        known = direction or (moves[0][0] if moves else Direction(0))
         with torch.cuda.device_of(self._rows):
-            kernel[self._grid](
+            _kernel[self._grid](
                 *self._samples,
-                self._rows,
-                self._starts,
-                *arguments,
-                GAUSSIAN=distribution == "gaussian",
+                *(self._rows, self._starts, words, len(moves or ()), *halves(rounding_seed), float(decay)),
+                *(*halves(direction.seed if direction else 0), float(eps)),
+                GAUSSIAN=known.distribution == "gaussian",
+                MOVED=moves is not None,
+                PAIRED=direction is not None,
                 **self._constants,
                 enable_fp_fusion=False,
                 num_stages=1,
@@ -106,69 +94,50 @@ def _is_wide(plane: torch.Tensor) -> bool:
     return aligned and plane.stride(1) == 1
 
 
-@triton.jit
-def _entry(table, starts, ENTRIES: tl.constexpr):
-    """Return this program's entry, and its number among the entry's programs."""
+@triton.jit(do_not_specialize=[*PER_CALL, "moves", "rounding_low", "rounding_high"])
+def _kernel(
+    plus, minus, weight, table, starts,
+    words, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
+    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr,
+    ENTRIES: tl.constexpr, ALIGNMENT: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Move each weight, if MOVED; then write it at + and at -, if PAIRED."""
     program = tl.program_id(0)
-    first = tl.load(starts + tl.arange(0, ENTRIES))
-    index = tl.sum((first <= program).to(tl.int32)) - 1
-    return table + index * ENTRY_WIDTH, program - tl.load(starts + index)
+    starts_at = tl.load(starts + tl.arange(0, ENTRIES))
+    index = tl.sum((starts_at <= program).to(tl.int32)) - 1
+    entry, begin = table + index * ENTRY_WIDTH, (program - tl.load(starts + index)) * PER_PROGRAM
+    parameter = tl.load(entry + PARAMETER).to(tl.int32)
+    offset, stride, cols = tl.load(entry + OFFSET), tl.load(entry + STRIDE), tl.load(entry + COLS)
+    tiles, last = tl.load(entry + TILES).to(tl.int32), tl.load(entry + LAST).to(tl.int32)
+    factor = tl.where(tl.load(entry + DECAYS) != 0, decay, 1.0)
+    weight_start, weight_row, weight_col = _plane(entry, 0, weight, WIDE)
+    plus_start, plus_row, plus_col = _plane(entry, 1, plus, WIDE)
+    minus_start, minus_row, minus_col = _plane(entry, 2, minus, WIDE)
+    lane = tl.arange(0, TILE_SIZE)
+    for tile in range(begin, tl.minimum(begin + PER_PROGRAM, last)):
+        row = (tile // tiles).to(tl.int64)
+        first, col, mask = tile_at(row, tile % tiles, offset, stride, cols, ALIGNMENT)
+        at = weight_start + row * weight_row + col * weight_col + lane * weight_col
+        w = tl.load(at, mask)
+        if MOVED:
+            w = moved(
+                w, first, words, moves, rounding_low, rounding_high, factor, parameter,
+                weight.dtype.element_ty, GAUSSIAN,
+            )  # fmt: skip
+            tl.store(at, w, mask)
+        if PAIRED:
+            z = direction_tile(seed_low, seed_high, parameter, first, TILE_SIZE, GAUSSIAN)
+            at = plus_start + row * plus_row + col * plus_col + lane * plus_col
+            tl.store(at, tl.fma(z, eps, w.to(tl.float32)).to(plus.dtype.element_ty), mask)
+            at = minus_start + row * minus_row + col * minus_col + lane * minus_col
+            tl.store(at, tl.fma(z, -eps, w.to(tl.float32)).to(minus.dtype.element_ty), mask)
 
 
 @triton.jit
 def _plane(entry, PLANE: tl.constexpr, sample, WIDE: tl.constexpr):
     """Return a plane's first address and its strides, with what the compiler may know of them."""
-    start = tl.load(entry + PLANES + 3 * PLANE).to(sample.dtype)
-    row_stride, col_stride = tl.load(entry + PLANES + 3 * PLANE + 1), tl.load(entry + PLANES + 3 * PLANE + 2)
+    start = tl.load(entry + 3 * PLANE).to(sample.dtype)
+    row_stride, col_stride = tl.load(entry + 3 * PLANE + 1), tl.load(entry + 3 * PLANE + 2)
     if WIDE:
         start, row_stride, col_stride = tl.multiple_of(start, 16), tl.multiple_of(row_stride, 16), 1
     return start, row_stride, col_stride
-
-
-@triton.jit
-def _tiles(entry, program):
-    """Return the region's numbers, how many tiles its rows have, and which tiles are this program's."""
-    parameter = tl.load(entry + PARAMETER).to(tl.int32)
-    offset, stride, cols = tl.load(entry + OFFSET), tl.load(entry + STRIDE), tl.load(entry + COLS)
-    begin = program * PER_PROGRAM
-    end = tl.minimum(begin + PER_PROGRAM, tl.load(entry + LAST).to(tl.int32))
-    return parameter, offset, stride, cols, tl.load(entry + TILES).to(tl.int32), begin, end
-
-
-@triton.jit(do_not_specialize=PER_CALL)
-def _pair_kernel(
-    plus, minus, weight, table, starts, seed_low, seed_high, eps,
-    GAUSSIAN: tl.constexpr, ENTRIES: tl.constexpr, ALIGNMENT: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    entry, program = _entry(table, starts, ENTRIES)
-    parameter, offset, stride, cols, tiles, begin, end = _tiles(entry, program)
-    plus_start, plus_row, plus_col = _plane(entry, 0, plus, WIDE)
-    minus_start, minus_row, minus_col = _plane(entry, 1, minus, WIDE)
-    weight_start, weight_row, weight_col = _plane(entry, 2, weight, WIDE)
-    lane = tl.arange(0, TILE_SIZE)
-    for tile in range(begin, end):
-        row = (tile // tiles).to(tl.int64)
-        first, col, mask = tile_at(row, tile % tiles, offset, stride, cols, ALIGNMENT)
-        w = tl.load(weight_start + row * weight_row + col * weight_col + lane * weight_col, mask)
-        move = eps * direction_tile(seed_low, seed_high, parameter, first, TILE_SIZE, GAUSSIAN)
-        at = plus_start + row * plus_row + col * plus_col + lane * plus_col
-        tl.store(at, (w.to(tl.float32) + move).to(plus.dtype.element_ty), mask)
-        at = minus_start + row * minus_row + col * minus_col + lane * minus_col
-        tl.store(at, (w.to(tl.float32) - move).to(minus.dtype.element_ty), mask)
-
-
-@triton.jit(do_not_specialize=[*PER_CALL, "moves"])
-def _move_kernel(
-    weight, table, starts, words, moves, seed_low, seed_high, decay,
-    GAUSSIAN: tl.constexpr, ENTRIES: tl.constexpr, ALIGNMENT: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    entry, program = _entry(table, starts, ENTRIES)
-    parameter, offset, stride, cols, tiles, begin, end = _tiles(entry, program)
-    weight_start, weight_row, weight_col = _plane(entry, 0, weight, WIDE)
-    factor = tl.where(tl.load(entry + DECAYS) != 0, decay, 1.0)
-    lane = tl.arange(0, TILE_SIZE)
-    for tile in range(begin, end):
-        row = (tile // tiles).to(tl.int64)
-        first, col, mask = tile_at(row, tile % tiles, offset, stride, cols, ALIGNMENT)
-        at = weight_start + row * weight_row + col * weight_col + lane * weight_col
-        move_tile(at, mask, first, words, moves, seed_low, seed_high, factor, parameter, GAUSSIAN)

@@ -4,7 +4,7 @@ Philox4x32-10 is of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as 
 ten rounds turn a counter of four 32-bit words and a key of two into four words. Here
 
     key     = (low half of the seed, parameter id)
-    counter = (low half of the block, high half of the block, high half of the seed, stream)
+    counter = (block, 0, high half of the seed, stream)
 
 where a block is a group of neighbouring elements of the checkpoint's tensor, flattened row by row: four of
 them for a Gaussian direction, eight for the bits of stochastic rounding, 128 for a Rademacher direction.
@@ -71,8 +71,7 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Wor
 def block_words(seed: int, parameter: int, blocks: NDArray[np.int64], stream: int) -> Words:
     """Return the words of the given blocks: uint32 [len(blocks), 4]."""
     blocks = np.asarray(blocks, np.uint64)
-    low, high = blocks & np.uint64(0xFFFFFFFF), blocks >> np.uint64(32)
-    counter = (low, high, np.full_like(low, seed >> 32), np.full_like(low, stream))
+    counter = (blocks, np.uint64(0), np.full_like(blocks, seed >> 32), np.full_like(blocks, stream))
     return np.stack(philox4x32(counter, (np.uint64(seed & 0xFFFFFFFF), np.uint64(parameter))), axis=-1)
 
 
@@ -138,15 +137,16 @@ def fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
     """Return a * b + c, rounded once to fp32.
 
     The product is exact in fp64. The sum is rounded to odd there: what is cut off leaves a one as the last bit,
-    so that rounding again, to fp32, does not take it for a tie. For finite results.
+    so that rounding again, to fp32, does not take it for a tie. Infinities and NaN stay.
     """
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
     addend = np.asarray(c, np.float64)
     total = np.asarray(product + addend)
-    rest = (product - (total - (total - product))) + (addend - (total - product))
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        rest = (product - (total - (total - product))) + (addend - (total - product))
     bits = total.view(np.int64)
-    bits = np.where((rest != 0) & (np.signbit(rest) != np.signbit(total)), bits - 1, bits)
-    return np.where(rest != 0, bits | 1, bits).view(np.float64).astype(np.float32)
+    odd = np.where(np.signbit(rest) != np.signbit(total), bits - 1, bits) | 1
+    return np.where((rest != 0) & np.isfinite(total), odd, bits).view(np.float64).astype(np.float32)
 
 
 def _multiply(multiplier: int, value: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -157,7 +157,9 @@ def _multiply(multiplier: int, value: NDArray[np.uint64]) -> tuple[NDArray[np.ui
 
 def _radius(words: Words) -> Floats:
     """Return sqrt(-2 log u) for u = (word + 1/2) / 2**32, which is in (0, 1) and rounded to fp32."""
-    uniform = fused_multiply_add(words.astype(np.float32), np.float32(UNIFORM_SCALE), np.float32(UNIFORM_SHIFT))
+    uniform = fused_multiply_add(
+        words.astype(np.float32), np.float32(UNIFORM_SCALE), np.float32(UNIFORM_SHIFT)
+    )
     bits = uniform.view(np.int32)
     exponent = (bits - np.int32(SQRT_HALF_BITS)) & np.int32(-(1 << 23))
     f = (bits - exponent).view(np.float32) - np.float32(1)

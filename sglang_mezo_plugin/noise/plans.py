@@ -5,81 +5,110 @@ from types import ModuleType
 
 import torch
 
-from sglang_mezo_plugin.noise.checks import check_apart, check_finite, check_moves, check_rounding, plan
+from sglang_mezo_plugin.noise.checks import (
+    check_apart,
+    check_decay,
+    check_finite,
+    check_moves,
+    check_rounding,
+    plan,
+)
 from sglang_mezo_plugin.noise.region import Direction, Region
 
-
-class PairPlan:
-    """Where W + eps z and W - eps z of several tensors are to be written.
-
-    parts: (out_plus, out_minus, weight, region) of each, as `perturb_pair_into` takes them. They are the memory
-    that a plan works on from now on, and must stay alive. All out_plus have one dtype, so have all out_minus and
-    all weights; all are on one device. No output may overlap a weight.
-    """
-
-    def __init__(
-        self, parts: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Region]]
-    ) -> None:
-        entries = []
-        for out_plus, out_minus, weight, region in parts:
-            planes, merged = plan(region, out_plus=out_plus, out_minus=out_minus, weight=weight)
-            check_apart(out_plus=out_plus, out_minus=out_minus, weight=weight)
-            if weight.numel():
-                entries.append((planes, merged, True))
-        _check_alike([planes for planes, _, _ in entries])
-        self._parts = parts  # a table of addresses keeps nothing alive
-        self._write = _backend(entries).pair_writer(entries) if entries else None
-
-    def write(self, direction: Direction, eps: float) -> None:
-        """Write all parts: the same bits as `perturb_pair_into` on each. ValueError unless eps is finite."""
-        check_finite("eps", eps)
-        if self._write is not None:
-            self._write(direction, eps)
+Moves = Sequence[tuple[Direction, float]]
 
 
 class UpdatePlan:
     """Several weights that move together.
 
     parts: (weight, region, whether decay applies) of each, as `accumulate_` takes them: of one dtype, on one
-    device. They must stay alive.
+    device. A plan works on their memory from now on.
     """
 
     def __init__(self, parts: Sequence[tuple[torch.Tensor, Region, bool]]) -> None:
-        entries = []
-        for weight, region, decays in parts:
-            planes, merged = plan(region, weight=weight)
-            if weight.numel():
-                entries.append((planes, merged, decays))
-        _check_alike([planes for planes, _, _ in entries])
-        self._parts = parts
-        self._move = _backend(entries).mover(entries) if entries else None
+        entries = [(*plan(region, weight=weight), decays) for weight, region, decays in parts]
+        self._plan = _Plan([weight for weight, _, _ in parts], entries)
 
-    def accumulate_(
+    def accumulate_(self, moves: Moves, rounding_seed: int | None = None, decay: float = 1.0) -> None:
+        """Move all weights: the bits and the errors of `accumulate_`, with decay 1 where none applies."""
+        self._plan.run(None, 0.0, moves, rounding_seed, decay)
+
+
+class PairPlan:
+    """Where W + eps z and W - eps z of several tensors are to be written.
+
+    parts: (out_plus, out_minus, weight, region) of each, as `perturb_pair_into` takes them. All out_plus have one
+    dtype, so have all out_minus and all weights; all are on one device. A plan works on their memory from now
+    on. decays: whether decay applies to each, where weights are moved; left out, it does.
+    """
+
+    def __init__(
         self,
-        moves: Sequence[tuple[Direction, float]],
-        rounding_seed: int | None = None,
-        decay: float = 1.0,
+        parts: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Region]],
+        decays: Sequence[bool] | None = None,
     ) -> None:
-        """Move all weights: the same bits, and errors, as `accumulate_` on each, with decay 1 where none applies."""
-        check_moves(moves)
-        if self._move is None:
-            return
-        check_rounding(self._parts[0][0], rounding_seed)
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay is a factor in [0, 1], not {decay}")
-        self._move(moves, rounding_seed or 0, decay)
+        entries = []
+        for (out_plus, out_minus, weight, region), decayed in zip(
+            parts, decays or [True] * len(parts), strict=True
+        ):
+            planes = {"weight": weight, "out_plus": out_plus, "out_minus": out_minus}
+            check_apart(**planes)
+            entries.append((*plan(region, **planes), decayed))
+        self._plan = _Plan([weight for _, _, weight, _ in parts], entries)
+
+    def write(self, direction: Direction, eps: float) -> None:
+        """Write all pairs: the bits of `perturb_pair_into`. ValueError unless eps is finite."""
+        self._plan.run(direction, eps, None, None, 1.0)
+
+    def accumulate_(self, moves: Moves, rounding_seed: int | None = None, decay: float = 1.0) -> None:
+        """Move all weights, as `UpdatePlan.accumulate_`."""
+        self._plan.run(None, 0.0, moves, rounding_seed, decay)
+
+    def move_and_write(
+        self, direction: Direction, eps: float, moves: Moves, rounding_seed: int | None, decay: float = 1.0
+    ) -> None:
+        """Move all weights, then write their pairs: the bits of `accumulate_` and `write`, in one pass.
+
+        The directions of moves have the distribution of `direction`; ValueError if not.
+        """
+        check_moves([*moves, (direction, 0.0)])
+        self._plan.run(direction, eps, moves, rounding_seed, decay)
 
 
-def _check_alike(rows: Sequence[Sequence[torch.Tensor]]) -> None:
-    for planes in zip(*rows, strict=True):
-        kinds = {(plane.dtype, plane.device) for plane in planes}
-        if len(kinds) > 1:
-            names = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-            raise ValueError(f"the tensors of a plan must be alike, but are {names}")
+class _Plan:
+    """Checks what changes from call to call, and hands the rest to the backend."""
+
+    def __init__(
+        self, weights: Sequence[torch.Tensor], entries: Sequence[tuple[list[torch.Tensor], Region, bool]]
+    ) -> None:
+        for planes in zip(*(planes for planes, _, _ in entries), strict=True):
+            kinds = {f"{plane.dtype} on {plane.device}" for plane in planes}
+            if len(kinds) > 1:
+                raise ValueError(f"the tensors of a plan must be alike, but are {', '.join(sorted(kinds))}")
+        entries = [entry for entry in entries if entry[0][0].numel()]
+        self._weights = weights  # a table of addresses would not keep them alive
+        self._plan = _backend(entries[0][0][0]).Plan(entries) if entries else None
+
+    def run(
+        self,
+        direction: Direction | None,
+        eps: float,
+        moves: Moves | None,
+        rounding_seed: int | None,
+        decay: float,
+    ) -> None:
+        check_finite("eps", eps)
+        check_decay(decay)
+        if moves is not None:
+            check_moves(moves)
+            for weight in self._weights[:1]:
+                check_rounding(weight, rounding_seed)
+        if self._plan is not None:
+            self._plan.run(direction, eps, moves, rounding_seed or 0, decay)
 
 
-def _backend(entries: Sequence[tuple[list[torch.Tensor], Region, bool]]) -> ModuleType:
-    if entries[0][0][0].is_cuda:
+def _backend(weight: torch.Tensor) -> ModuleType:
+    if weight.is_cuda:
         from sglang_mezo_plugin.noise import cuda_plans as backend
     else:
         from sglang_mezo_plugin.noise import cpu as backend

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+MAX_ELEMENTS = 2**34  # of a parameter: four to each of the blocks that 32 bits can count
 Distribution = Literal["gaussian", "rademacher"]
 
 
@@ -52,8 +53,8 @@ class Region:
             raise ValueError(f"offset, rows and cols must not be negative: {self}")
         if self.rows > 1 and self.row_stride < self.cols:
             raise ValueError(f"rows overlap, since row_stride is smaller than cols: {self}")
-        if self.offset + max(self.rows - 1, 0) * self.row_stride + self.cols >= 2**63:
-            raise ValueError(f"the last element's index must be below 2**63: {self}")
+        if self.offset + max(self.rows - 1, 0) * self.row_stride + self.cols > MAX_ELEMENTS:
+            raise ValueError(f"the last element's index must be below 2**34: {self}")
 
     @classmethod
     def whole(cls, name: str, shape: Sequence[int]) -> "Region":

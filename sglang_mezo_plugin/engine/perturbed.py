@@ -1,0 +1,90 @@
+"""A module's weights at W + eps z and at W - eps z, in buffers beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from sglang_mezo_plugin.engine.checkpoints import Pieces
+from sglang_mezo_plugin.noise import Direction, PairPlan, Region
+
+ALIGNMENT = 256  # bytes, as an allocator would have it
+
+
+class Update(NamedTuple):
+    """A step that weights are to take: the arguments of `carrier.Carrier.step`."""
+
+    moves: Sequence[tuple[Direction, float]]
+    decay: float
+    rounding_seed: int
+
+
+class Perturbed:
+    """Several parameters, and their values at + and at - in two buffers of bytes.
+
+    A step that they are to take waits until they are perturbed next: the weights are then read, and their noise
+    made, in one pass for both. The bits are the same as without waiting.
+
+    plus, minus: tensors of the parameters' shapes and strides, in their order.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        pieces: Pieces,
+        buffers: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        self.parameters = parameters
+        self.plus, self.minus = ([*_views(parameters, buffer)] for buffer in buffers)
+        self._padded = []
+        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Region]] = []
+        decays: list[bool] = []
+        for parameter, plus, minus in zip(parameters, self.plus, self.minus, strict=True):
+            own = pieces[parameter]
+            parts += [(p.of(plus), p.of(minus), p.of(parameter.data), p.region) for p in own]
+            decays += [piece.decays for piece in own]
+            if sum(piece.region.rows * piece.region.cols for piece in own) < parameter.numel():
+                self._padded.append((parameter.data, plus, minus))
+        self._plan = PairPlan(parts, decays)
+        self._waiting: Update | None = None
+
+    def write(self, direction: Direction, eps: float) -> None:
+        """Take the step that waits, if any, and write `plus` and `minus`."""
+        for weight, plus, minus in self._padded:
+            plus.copy_(weight)
+            minus.copy_(weight)
+        update, self._waiting = self._waiting, None
+        if update is None:
+            self._plan.write(direction, eps)
+        elif any(z.distribution != direction.distribution for z, _ in update.moves):
+            self._plan.accumulate_(update.moves, update.rounding_seed, update.decay)
+            self._plan.write(direction, eps)
+        else:
+            self._plan.move_and_write(direction, eps, update.moves, update.rounding_seed, update.decay)
+
+    def wait(self, update: Update) -> None:
+        """Let a step wait, after taking one that waits already."""
+        self.settle()
+        self._waiting = update
+
+    def settle(self) -> None:
+        """Take the step that waits, if any."""
+        update, self._waiting = self._waiting, None
+        if update is not None:
+            self._plan.accumulate_(update.moves, update.rounding_seed, update.decay)
+
+
+def bytes_of(parameters: Sequence[torch.Tensor]) -> int:
+    """Return the size of a buffer for some parameters."""
+    return sum(-(-p.numel() * p.element_size() // ALIGNMENT) * ALIGNMENT for p in parameters)
+
+
+def _views(parameters: Sequence[torch.Tensor], buffer: torch.Tensor) -> list[torch.Tensor]:
+    views, offset = [], 0
+    for parameter in parameters:
+        flat = buffer[offset : offset + parameter.numel() * parameter.element_size()].view(parameter.dtype)
+        views.append(flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset()))
+        offset += bytes_of([parameter])
+    return views
