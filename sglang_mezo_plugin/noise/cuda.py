@@ -108,7 +108,7 @@ def _launch(
 
 
 def layout(region: Region) -> tuple[int, int]:
-    """Return what divides every row's first element and length, which wide access needs, and a row's tiles."""
+    """Return what divides every row's first element and length, as wide access needs, and a row's tiles."""
     steps = (region.offset, region.row_stride) if region.rows > 1 else (region.offset,)
     lead = 0 if all(step % GROUP == 0 for step in steps) else GROUP - 1
     return math.gcd(*steps, region.cols, 16), triton.cdiv(region.cols + lead, TILE)
@@ -203,7 +203,7 @@ def _perturb_kernel(
         tl.store(at, tl.fma(z, -coefficient, w).to(mirrored.dtype.element_ty), mask)
 
 
-@triton.jit(do_not_specialize=PER_CALL)
+@triton.jit(do_not_specialize=[*PER_CALL, "moves"])
 def _accumulate_kernel(
     weight, weight_row, weight_col, table, moves, seed_low, seed_high, decay,
     parameter, offset, region_stride, cols, tiles,

@@ -50,7 +50,7 @@ def _multiply(value, MULTIPLIER: tl.constexpr):
 
 @triton.jit
 def block_words(seed_low, seed_high, parameter, block, STREAM: tl.constexpr):
-    """Return the four words of each block (uint32). The seed's halves and the parameter are int32 patterns."""
+    """Return the four words of each block (uint32). Seed halves and parameter are int32 patterns."""
     key_0, key_1 = seed_low.to(tl.uint32, bitcast=True), parameter.to(tl.uint32, bitcast=True)
     high = tl.zeros_like(block) + seed_high.to(tl.uint32, bitcast=True)
     return philox4x32(block, tl.zeros_like(block), high, tl.zeros_like(block) + STREAM, key_0, key_1)

@@ -26,11 +26,12 @@ from sglang_mezo_plugin.noise.region import Direction, Region
 Moves = Sequence[tuple[Direction, float]]
 Entry = tuple[list[torch.Tensor], Region, bool]  # 2-D planes: weight, plus, minus; whether decay applies
 
-TILES_A_PROGRAM = 4  # what looking an entry up costs is shared by so many
+TILES_A_PROGRAM = 8  # what looking an entry up costs is shared by so many
 WIDTH = 16  # int64 words of an entry
 # Words of an entry: address, row stride and column stride of each plane, then these.
 PARAMETER, OFFSET, STRIDE, COLS, TILES, LAST, DECAYS = (tl.constexpr(9 + field) for field in range(7))
 ENTRY_WIDTH, PER_PROGRAM = tl.constexpr(WIDTH), tl.constexpr(TILES_A_PROGRAM)
+REGISTERS = 96  # a thread, at most: with more there would be too few threads to hide what they wait for
 ACCESS = 16  # bytes that a thread reads or writes at once, where addresses allow
 
 
@@ -84,6 +85,7 @@ class Plan:
                 **self._constants,
                 enable_fp_fusion=False,
                 num_stages=1,
+                maxnreg=REGISTERS,
             )
 
 

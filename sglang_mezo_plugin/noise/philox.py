@@ -9,10 +9,10 @@ ten rounds turn a counter of four 32-bit words and a key of two into four words.
 where a block is a group of neighbouring elements of the checkpoint's tensor, flattened row by row: four of
 them for a Gaussian direction, eight for the bits of stochastic rounding, 128 for a Rademacher direction.
 
-Logarithm, sine and cosine are short polynomials in fp32, fitted for the least largest error: a few millionths,
-which is far below what eps z adds to a weight of 16 bits. They are made of additions, multiplications and fused
-multiply-adds: IEEE 754 fixes the result of each, where libraries' functions differ in the last bit. So a
-direction has the same bits on every device, and a run can be replayed on another one.
+Logarithm, sine and cosine are short polynomials in fp32, fitted for the least largest error: a few
+millionths, which is far below what eps z adds to a weight of 16 bits. They are made of additions,
+multiplications and fused multiply-adds: IEEE 754 fixes the result of each, where libraries' functions differ
+in the last bit. So a direction has the same bits on every device, and a run can be replayed on another one.
 """
 
 from typing import Literal
@@ -113,11 +113,12 @@ def rounding_bits(seed: int, parameter: int, elements: NDArray[np.int64]) -> Wor
 def round_stochastically(values: Floats, random: Words, dtype: Literal["float16", "bfloat16"]) -> NDArray:
     """Round fp32 values to one of their two neighbours in a 16-bit type, given 16 uniform bits for each.
 
-    random / 2**16 of the gap between the neighbours is added to the magnitude, and what lies between them then
-    cut off: the expectation is the value, and a value that the type can represent stays as it is. That is exact
-    for bf16, and for fp16 by the upper 13 bits, which is as many as fp32 has beyond it. (Below 2**-14, where
-    fp16's spacing is fixed, parts under 2**-13 of it are lost.) Finite values beyond the largest finite one
-    become that one, with their sign; infinities stay infinite and NaN stays NaN. Returns uint16 bits.
+    random / 2**16 of the gap between the neighbours is added to the magnitude, and what lies between them
+    then cut off: the expectation is the value, and a value that the type can represent stays as it is. That
+    is exact for bf16, and for fp16 by the upper 13 bits, which is as many as fp32 has beyond it. (Below
+    2**-14, where fp16's spacing is fixed, parts under 2**-13 of it are lost.) Finite values beyond the
+    largest finite one become that one, with their sign; infinities stay infinite and NaN stays NaN. Returns
+    uint16 bits.
     """
     bits = values.view(np.uint32)
     magnitude = bits & np.uint32(0x7FFFFFFF)
@@ -136,8 +137,8 @@ def round_stochastically(values: Floats, random: Words, dtype: Literal["float16"
 def fused_multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
     """Return a * b + c, rounded once to fp32.
 
-    The product is exact in fp64. The sum is rounded to odd there: what is cut off leaves a one as the last bit,
-    so that rounding again, to fp32, does not take it for a tie. Infinities and NaN stay.
+    The product is exact in fp64. The sum is rounded to odd there: what is cut off leaves a one as the last
+    bit, so that rounding again, to fp32, does not take it for a tie. Infinities and NaN stay.
     """
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
     addend = np.asarray(c, np.float64)
@@ -171,7 +172,8 @@ def _box_muller(radius: Floats, words: Words) -> tuple[Floats, Floats]:
     """Return radius * cosine and radius * sine of the angle that a word stands for.
 
     Its top two bits are the signs. The others, as a signed fraction y, are an angle of pi / 4 * (1 + y) in a
-    quarter of a turn, whose cosine and sine are (cos - sin) / sqrt(2) and (cos + sin) / sqrt(2) of pi / 4 * y.
+    quarter of a turn, whose cosine and sine are (cos - sin) / sqrt(2) and (cos + sin) / sqrt(2) of
+    pi / 4 * y.
     """
     y = (words << 2).view(np.int32).astype(np.float32) * np.float32(ANGLE_STEP)
     square = y * y

@@ -37,9 +37,9 @@ class UpdatePlan:
 class PairPlan:
     """Where W + eps z and W - eps z of several tensors are to be written.
 
-    parts: (out_plus, out_minus, weight, region) of each, as `perturb_pair_into` takes them. All out_plus have one
-    dtype, so have all out_minus and all weights; all are on one device. A plan works on their memory from now
-    on. decays: whether decay applies to each, where weights are moved; left out, it does.
+    parts: (out_plus, out_minus, weight, region) of each, as `perturb_pair_into` takes them. All out_plus have
+    one dtype, so have all out_minus and all weights; all are on one device. A plan works on their memory from
+    now on. decays: whether decay applies to each, where weights are moved; left out, it does.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class _Plan:
             if len(kinds) > 1:
                 raise ValueError(f"the tensors of a plan must be alike, but are {', '.join(sorted(kinds))}")
         entries = [entry for entry in entries if entry[0][0].numel()]
-        self._weights = weights  # a table of addresses would not keep them alive
+        self._weights, self._entries = weights, entries  # a table of addresses would not keep them alive
         self._plan = _backend(entries[0][0][0]).Plan(entries) if entries else None
 
     def run(

@@ -8,17 +8,18 @@ import torch
 
 from sglang_mezo_plugin import noise
 from sglang_mezo_plugin.noise import Direction, Region, philox
+from sglang_mezo_plugin.noise.philox import fused_multiply_add
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DISTRIBUTIONS = ("gaussian", "rademacher")
 SEED, OTHER_SEED, ROUNDING_SEED = 2**63 + 12345, 7, 0xFEDCBA9876543210
 EPS, DECAY = 0.01, 0.999
 
-# Aligned to blocks; not at all aligned, beyond 2**32 blocks; narrow columns of rows so wide that the last one
-# begins beyond 2**31; 1-D; long rows.
+# Aligned to blocks; not at all aligned, up to the last element that there may be; narrow columns of rows so
+# wide that the last one begins beyond 2**31; 1-D; long rows.
 REGIONS = {
     "whole": Region.whole("layers.0.fc1.weight", (12, 64)),
-    "far": Region(0xFFFFFFFF, 2**41 + 131, 3, 100, 1037),
+    "far": Region(0xFFFFFFFF, 2**34 - 2 * 1037 - 101, 3, 101, 1037),
     "narrow": Region(5, 256, 3, 48, 2**30 + 128),
     "bias": Region.whole("layers.0.fc1.bias", (777,)),
     "long": Region(6, 2, 2, 4200, 5120),
@@ -39,27 +40,27 @@ def cases() -> Iterator[Case]:
                 yield Case(f"{name}-{distribution}-{str(dtype)[6:]}", region, distribution, dtype)
 
 
-def weight_of(case: Case) -> torch.Tensor:
+def weights(region: Region, dtype: torch.dtype) -> torch.Tensor:
     """Weights over many orders of magnitude, fp16's subnormal numbers and its largest among them."""
     generator = np.random.default_rng(0)
-    shape = (case.region.rows, case.region.cols)
+    shape = (region.rows, region.cols)
     values = generator.standard_normal(shape) * np.exp(4 * generator.standard_normal(shape) - 4)
     values.flat[:6] = 0.0, -0.0, 65504.0, -65504.0, np.inf, -np.inf
-    return torch.from_numpy(values).to(case.dtype)
+    return torch.from_numpy(values).to(dtype)
 
 
 def run(device: str) -> dict[str, torch.Tensor]:
     """Call all public functions on all cases; the results are on the CPU, named case/function."""
     results = {}
     for case in cases():
-        weight = weight_of(case).to(device)
+        weight = weights(case.region, case.dtype).to(device)
         direction = Direction(SEED, case.distribution)
         z, one, plus, minus = (torch.full_like(weight, torch.nan) for _ in range(4))
         noise.direction_into(z, direction, case.region)
         noise.perturb_into(one, weight, direction, case.region, EPS)
         noise.perturb_pair_into(plus, minus, weight, direction, case.region, EPS)
         gathered = gather(weight, direction, case.region)
-        noise.accumulate_(weight, moves_of(case), case.region, ROUNDING_SEED, DECAY)
+        noise.accumulate_(weight, moves(case.distribution), case.region, ROUNDING_SEED, DECAY)
         outputs = {
             "direction": z,
             "perturb": one,
@@ -75,16 +76,11 @@ def expected() -> dict[str, torch.Tensor]:
     """What `run` must return, by the reference and by torch's rounding to nearest."""
     results = {}
     for case in cases():
-        weight = weight_of(case)
-        z = reference(Direction(SEED, case.distribution), case.region)
-        move = np.float32(EPS) * z
-        total = np.float32(DECAY) * weight.float().numpy()
-        for direction, coefficient in moves_of(case):
-            total += np.float32(coefficient) * reference(direction, case.region)
-        plus, minus = weight.float() + torch.from_numpy(move), weight.float() - torch.from_numpy(move)
+        weight, direction = weights(case.region, case.dtype), Direction(SEED, case.distribution)
+        plus, minus = pair(weight, direction, case.region)
         rows = rows_of(case.region)
         outputs = {
-            "direction": torch.from_numpy(z).to(case.dtype),
+            "direction": torch.from_numpy(reference(direction, case.region)).to(case.dtype),
             "perturb": plus.to(case.dtype),
             "plus": plus.to(case.dtype),
             "minus": minus.to(case.dtype),
@@ -92,7 +88,7 @@ def expected() -> dict[str, torch.Tensor]:
             "gathered minus": minus.to(case.dtype)[rows],
             "strided plus": plus.to(case.dtype)[rows],
             "strided minus": minus[rows],
-            "accumulate": rounded(total, case.region, case.dtype),
+            "accumulate": moved(weight, case.region, case.distribution, DECAY),
         }
         results |= {f"{case.name}/{function}": tensor for function, tensor in outputs.items()}
     return results
@@ -121,8 +117,22 @@ def rows_of(region: Region) -> torch.Tensor:
     return torch.tensor([region.rows - 1, 0, region.rows - 1])
 
 
-def moves_of(case: Case) -> list[tuple[Direction, float]]:
-    return [(Direction(SEED, case.distribution), EPS), (Direction(OTHER_SEED, case.distribution), -3e-4)]
+def moves(distribution: str) -> list[tuple[Direction, float]]:
+    return [(Direction(SEED, distribution), EPS), (Direction(OTHER_SEED, distribution), -3e-4)]
+
+
+def pair(weight: torch.Tensor, direction: Direction, region: Region) -> list[torch.Tensor]:
+    """weight + EPS z and weight - EPS z: fp32 [rows, cols]."""
+    z, w = reference(direction, region), weight.float().numpy()
+    return [torch.from_numpy(fused_multiply_add(np.float32(c), z, w)) for c in (EPS, -EPS)]
+
+
+def moved(weight: torch.Tensor, region: Region, distribution: str, decay: float) -> torch.Tensor:
+    """The weight after `moves`, as `accumulate_` stores it with ROUNDING_SEED."""
+    total = np.float32(decay) * weight.float().numpy()
+    for direction, coefficient in moves(distribution):
+        total = fused_multiply_add(np.float32(coefficient), reference(direction, region), total)
+    return rounded(total, region, weight.dtype)
 
 
 def reference(direction: Direction, region: Region) -> np.ndarray:

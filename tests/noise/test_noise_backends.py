@@ -9,6 +9,7 @@ from pathlib import Path
 import known_answers
 import noise_cases
 import numpy as np
+import plan_cases
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def wanted() -> dict[str, torch.Tensor]:
-    return noise_cases.expected()
+    return noise_cases.expected() | plan_cases.expected()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     paths = [str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     worker = [sys.executable, str(HERE / "triton_worker.py"), str(path)]
-    done = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(path)
 
@@ -52,7 +53,7 @@ def test_known_answers_of_triton(interpreted: dict[str, torch.Tensor]) -> None:
 
 
 def test_numba_has_the_bits_of_the_reference(wanted: dict[str, torch.Tensor]) -> None:
-    assert noise_cases.differences(noise_cases.run("cpu"), wanted) == {}
+    assert noise_cases.differences(noise_cases.run("cpu") | plan_cases.run("cpu"), wanted) == {}
 
 
 def test_interpreted_triton_has_the_bits_of_the_reference(
@@ -68,7 +69,7 @@ def test_triton_on_a_gpu_has_the_bits_of_the_reference(wanted: dict[str, torch.T
 
     words = triton_worker.words("cuda").numpy().view(np.uint32)
     np.testing.assert_array_equal(words, known_answers.table(known_answers.WORDS))
-    assert noise_cases.differences(noise_cases.run("cuda"), wanted) == {}
+    assert noise_cases.differences(noise_cases.run("cuda") | plan_cases.run("cuda"), wanted) == {}
 
 
 def test_gaussian_is_the_box_muller_transform_of_its_words() -> None:

@@ -1,10 +1,12 @@
 """One seed is one direction, however the engine lays its tensors out."""
 
 import noise_cases
+import numpy as np
 import pytest
 import torch
 
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_, direction_into, perturb_into
+from sglang_mezo_plugin.noise.philox import fused_multiply_add
 
 DIRECTIONS = [Direction(2**40 + 5, distribution) for distribution in noise_cases.DISTRIBUTIONS]
 by_distribution = pytest.mark.parametrize("direction", DIRECTIONS, ids=noise_cases.DISTRIBUTIONS)
@@ -80,7 +82,8 @@ def test_dtype_only_rounds(direction: Direction) -> None:
         for out_dtype in noise_cases.DTYPES:
             out = torch.empty(ROWS, COLS, dtype=out_dtype)
             perturb_into(out, weight, direction, WHOLE, 1e-3)
-            assert torch.equal(out, (weight.float() + torch.tensor(1e-3) * z).to(out_dtype))
+            wanted = fused_multiply_add(np.float32(1e-3), z.numpy(), weight.float().numpy())
+            assert torch.equal(out, torch.from_numpy(wanted).to(out_dtype))
         assert torch.equal(weight, before)
 
 
