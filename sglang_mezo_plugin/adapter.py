@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sglang_mezo_plugin.checkpoint_files import load_architecture, one_line, writing_folder
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_, check_parameter_ids, parameter_id
+from sglang_mezo_plugin.noise import Direction, Region, UpdatePlan, check_parameter_ids, parameter_id
 from sglang_mezo_plugin.noise.philox import block_words
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -47,6 +47,7 @@ class Adapter:
         self.config = config
         self.tensors = dict(parameters)
         self.regions = {name: Region.whole(name, tensor.shape) for name, tensor in self.tensors.items()}
+        self._update: UpdatePlan | None = None
         check_parameter_ids(self.tensors)
 
     @classmethod
@@ -112,6 +113,7 @@ class Adapter:
     def to(self, device: str | torch.device) -> Adapter:
         """Move the parameters to a device, and return the adapter."""
         self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        self._update = None
         return self
 
     def parameters(self) -> dict[str, tuple[torch.Tensor, Region]]:
@@ -120,8 +122,9 @@ class Adapter:
 
     def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
         """Take a step, as `carrier.Carrier` does."""
-        for tensor, region in self.parameters().values():
-            accumulate_(tensor, moves, region, rounding_seed, decay)
+        if self._update is None:
+            self._update = UpdatePlan([(*parameter, True) for parameter in self.parameters().values()])
+        self._update.accumulate_(moves, rounding_seed, decay)
 
     def written(self) -> None:
         """Nothing to do: whoever uses the parameters reads them when needed."""

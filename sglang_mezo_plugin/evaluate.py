@@ -24,6 +24,7 @@ from sglang_mezo_plugin import losses
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.checkpoint_files import find_checkpoint
 from sglang_mezo_plugin.data import choose_objective, load_examples, load_records, load_tokenizer
+from sglang_mezo_plugin.engine.ranks import Layout, Ranks
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
 from sglang_mezo_plugin.options import Parser, add_data_options, add_model_options, parse
@@ -64,6 +65,7 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
         raise UserError(f"--batch-size must be 1 or more, not {args.batch_size}")
     if args.predictions_file and not Path(args.predictions_file).parent.is_dir():
         raise UserError(f"--predictions-file {args.predictions_file}: there is no such folder: make it first")
+    ranks = Ranks(Layout(args.tp_size, args.dp_size))
     require_patched()
     checkpoint = find_checkpoint(args.model_path)
     dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)
@@ -86,6 +88,7 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
         dtype=dtype,
         server_args=server_args,
         report=lambda line: print(line, file=sys.stderr, flush=True),
+        ranks=ranks,
     ) as session:
         scored = list(session.score(examples))
         if args.predictions_file:

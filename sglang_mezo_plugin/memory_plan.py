@@ -89,15 +89,21 @@ def context_length(checkpoint: Path) -> int:
 
 
 def pool_args(
-    checkpoint: Path, dtype: torch.dtype, room: Room, slot_elements: int, available: float
+    checkpoint: Path,
+    dtype: torch.dtype,
+    room: Room,
+    slot_elements: int,
+    available: float,
+    tp_size: int = 1,
 ) -> Mapping[str, float | int]:
     """Return mem_fraction_static, max_total_tokens and max_running_requests for SGLang.
 
-    slot_elements: numbers that the LoRA pool holds. available: bytes free on the device. UserError if weights
-    and pools alone are more than that.
+    slot_elements: numbers that the LoRA pool holds. available: bytes free on the device. tp_size: devices
+    that share weights and pools evenly. UserError if weights and pools alone are more than that.
     """
     weights = sum(prod(shape) for shape in tensor_shapes(checkpoint).values()) * dtype.itemsize
     static = weights + room.tokens * _bytes_per_token(checkpoint, dtype) + slot_elements * dtype.itemsize
+    static /= tp_size
     if static > available:
         raise UserError(
             f"weights and pools take {static / GIB:.1f} GiB, and {available / GIB:.1f} GiB are free: pass a "

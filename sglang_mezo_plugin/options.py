@@ -46,6 +46,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--context-length", type=int, help="longest prompt with its longest option; default: the model's"
     )
+    group.add_argument(
+        *("--tp-size", "--tp", "--tensor-parallel-size"),
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share the model's weights; default: 1",
+    )
+    group.add_argument(
+        *("--dp-size", "--dp", "--data-parallel-size"),
+        type=int,
+        default=1,
+        metavar="N",
+        help="replicas of the model that share the scoring, on --tp-size GPUs each; default: 1",
+    )
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -23,6 +23,7 @@ from sglang_mezo_plugin import losses
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.checkpoint_files import find_checkpoint, read_config
 from sglang_mezo_plugin.data import choose_objective, digest, load_examples, load_records, load_tokenizer
+from sglang_mezo_plugin.engine.ranks import Layout, Ranks
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.journal import Header, holds_run, read_journal
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
@@ -74,6 +75,7 @@ def make_parser() -> Parser:
 def train(words: Sequence[str]) -> RunResult:
     """Run a training from the words of its command line. Raises UserError for bad input."""
     args, server_args = parse(make_parser(), words)
+    ranks = Ranks(Layout(args.tp_size, args.dp_size))
     for name, value in PAPER_DEFAULTS[args.mode].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -113,6 +115,7 @@ def train(words: Sequence[str]) -> RunResult:
             dtype=dtype,
             server_args=server_args,
             report=report,
+            ranks=ranks,
         ) as session,
         # Only now: until the engine runs, nothing in the folder changes.
         folder.open_journal(header, resume=args.resume) as journal,
@@ -130,7 +133,7 @@ def train(words: Sequence[str]) -> RunResult:
 
         trainer = Trainer(
             carrier,
-            optimizer,
+            session.spread(optimizer),
             function,
             sampler,
             journal,

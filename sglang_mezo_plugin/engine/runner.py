@@ -28,7 +28,7 @@ from sglang.srt.runtime_context import SpawnRanks, get_device, publish, reset_co
 from sglang.srt.server_args import PortArgs, ServerArgs
 from sglang.srt.utils.common import get_available_gpu_memory
 
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint
+from sglang_mezo_plugin.checkpoint_files import find_checkpoint, one_line
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
 from sglang_mezo_plugin.patch import require_patched
@@ -40,7 +40,9 @@ CPU_DEFAULTS = {"attention_backend": "torch_native", "sampling_backend": "pytorc
 
 
 @contextmanager
-def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
+def open_runner(
+    model_path: str, *, tp_rank: int = 0, gpu_id: int = 0, dist_port: int | None = None, **server_args: Any
+) -> Iterator[ModelRunner]:
     """A ModelRunner for `model_path`, with its memory pools and attention backend.
 
     `server_args` are SGLang's own `ServerArgs`, under their names. CUDA graphs are off unless asked for:
@@ -48,9 +50,12 @@ def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
     `auto` would turn fp32 into fp16, and the head's logits are fp32: a difference of two losses over 2 eps
     multiplies rounding by hundreds.
 
+    tp_rank, dist_port: where tp_size is above 1, which of the shards to load, and the port on this host where
+    the shards meet. gpu_id: which GPU to use.
+
     Variables of a launcher (RANK, MASTER_PORT, ...) change nothing, and a port that is in use is not an
-    error: another one is taken. Raises PatchError for an SGLang without the patches, before any weight is
-    loaded, and UserError for what the device has no memory for.
+    error: another one is taken, unless it was given. Raises PatchError for an SGLang without the patches,
+    before any weight is loaded, and UserError for what the device has no memory for.
     """
     require_patched()
     if server_args.get("device", _default_device()) == "cpu":
@@ -62,7 +67,7 @@ def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
         # Set for good: layers choose when they first run. Fused norms for CUDA take 16 bits only.
         os.environ.setdefault("SGLANG_FORCE_FUSED_OP_BACKEND", "torch")
     try:
-        yield _build({**DEFAULTS, "model_path": model_path, **server_args})
+        yield _build({**DEFAULTS, "model_path": model_path, **server_args}, tp_rank, gpu_id, dist_port)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{str(error).split('. ')[0]}: pass a smaller --batch-size or --dtype, or free the GPU"
@@ -71,16 +76,18 @@ def open_runner(model_path: str, **server_args: Any) -> Iterator[ModelRunner]:
         _release_process()
 
 
-def free_memory(device: str) -> float:
-    """Return the bytes that SGLang would find free on this process's device."""
-    return get_available_gpu_memory(device, gpu_id=0) * 2**30
+def free_memory(device: str, gpu_id: int = 0) -> float:
+    """Return the bytes that SGLang would find free on a device, which becomes this process's own."""
+    if device == "cuda":
+        torch.cuda.set_device(gpu_id)
+    return get_available_gpu_memory(device, gpu_id) * 2**30
 
 
 def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _build(server_args: dict[str, Any]) -> ModelRunner:
+def _build(server_args: dict[str, Any], tp_rank: int, gpu_id: int, dist_port: int | None) -> ModelRunner:
     """Build a runner, with another port if somebody was quicker to take the one that was free."""
     for attempt in range(PORT_ATTEMPTS):
         args = ServerArgs(**server_args)
@@ -88,17 +95,23 @@ def _build(server_args: dict[str, Any]) -> ModelRunner:
         if args.enable_lora or args.lora_paths:
             args.check_server_args()
         try:
-            return _build_once(args)
-        except torch.distributed.DistNetworkError:
+            return _build_once(args, tp_rank, gpu_id, dist_port or PortArgs.init_new(args).nccl_port)
+        except torch.distributed.DistNetworkError as error:
+            if dist_port is not None:
+                raise UserError(
+                    f"shard {tp_rank} did not meet the others at port {dist_port} ({one_line(error)}): start "
+                    "the command again, which takes another port"
+                ) from error
             if attempt == PORT_ATTEMPTS - 1:
                 raise
             _release_process()
     raise AssertionError("unreachable")
 
 
-def _build_once(args: ServerArgs) -> ModelRunner:
-    dist_port = PortArgs.init_new(args).nccl_port  # a free one
-    ranks = SpawnRanks(world_rank=spawn_world_rank(args, tp_rank=0, pp_rank=0), gpu_id=0)
+def _build_once(args: ServerArgs, tp_rank: int, gpu_id: int, dist_port: int) -> ModelRunner:
+    # Of torchrun: it would have the shards meet at a store that nobody serves.
+    os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    ranks = SpawnRanks(world_rank=spawn_world_rank(args, tp_rank=tp_rank, pp_rank=0), gpu_id=gpu_id)
     publish(args, role="scheduler", ranks=ranks)
     initialize_moe_config()
     initialize_fp8_gemm_config()
@@ -110,7 +123,7 @@ def _build_once(args: ServerArgs) -> ModelRunner:
     model_runner = ModelRunner(
         model_config=model_config,
         mem_fraction_static=args.mem_fraction_static,
-        gpu_id=0,
+        gpu_id=gpu_id,
         nccl_port=dist_port,
         server_args=args,
     )

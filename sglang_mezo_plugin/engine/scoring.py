@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from sglang.srt.layers.logits_processor import LogitsMetadata, LogitsProcessor, LogitsProcessorOutput
 from sglang.srt.model_executor.model_runner import ModelRunner
+from sglang.srt.runtime_context import get_parallel
 
 from sglang_mezo_plugin.engine.batches import LabelledBatch
 from sglang_mezo_plugin.errors import UserError
 
 CHUNK = 1 << 26  # logits that exist at a time; 256 MiB in fp32
 
-# Yields, block by block of the vocabulary: its first token, and the block's weights for each copy. They are
-# good until the next block is asked for.
+# Yields, block by block of this rank's part of the vocabulary: its first token, and the block's weights for
+# each copy. They are good until the next block is asked for.
 HeadBlocks = Callable[[torch.nn.Module], Iterator[tuple[int, list[torch.Tensor]]]]
 
 
@@ -39,6 +41,7 @@ class Scorer:
             )
         self._processor = processors[0]
         self._processor.forward = self._process
+        self._group = get_parallel().tp_group
         self._batch: LabelledBatch | None = None
         self._head_blocks: HeadBlocks | None = None
 
@@ -94,17 +97,36 @@ class Scorer:
         blocks: Iterator[tuple[int, list[torch.Tensor]]],
         metadata: LogitsMetadata,
     ) -> list[torch.Tensor]:
-        """Score all copies: states [copies, R, hidden] -> copies x [N]."""
-        norms = [states.new_full((states.shape[1],), -torch.inf, dtype=torch.float32) for _ in states]
-        chosen = [torch.zeros_like(batch.targets, dtype=torch.float32) for _ in states]
-        for start, weights in blocks:
-            inside = (batch.targets >= start) & (batch.targets < start + len(weights[0]))
-            column = torch.where(inside, batch.targets - start, 0)
-            for copy, weight in enumerate(weights):
-                logits = self._logits(states[copy], SimpleNamespace(weight=weight), metadata)
-                norms[copy] = torch.logaddexp(norms[copy], logits.logsumexp(-1))
-                chosen[copy] += torch.where(inside, logits[batch.target_rows, column], 0)
-        return [target - norm[batch.target_rows] for target, norm in zip(chosen, norms, strict=True)]
+        """Score all copies: states [copies, R, hidden] -> copies x [N].
+
+        Every rank goes through the blocks of its own part of the vocabulary; then they tell each other.
+        """
+        norms = states.new_full(states.shape[:2], -torch.inf, dtype=torch.float32)
+        chosen = torch.zeros(len(states), len(batch.targets), dtype=torch.float32, device=states.device)
+        with self._without_gathering():
+            for start, weights in blocks:
+                inside = (batch.targets >= start) & (batch.targets < start + len(weights[0]))
+                column = torch.where(inside, batch.targets - start, 0)
+                for copy, weight in enumerate(weights):
+                    logits = self._logits(states[copy], SimpleNamespace(weight=weight), metadata)
+                    norms[copy] = torch.logaddexp(norms[copy], logits.logsumexp(-1))
+                    chosen[copy] += torch.where(inside, logits[batch.target_rows, column], 0)
+        if self._group.world_size > 1:
+            both = torch.cat((norms, chosen), dim=1)
+            parts = self._group.all_gather(both, dim=0).view(self._group.world_size, *both.shape)
+            norms = parts[:, :, : norms.shape[1]].logsumexp(0)
+            chosen = parts[:, :, norms.shape[1] :].sum(0)
+        return list(chosen - norms[:, batch.target_rows])
+
+    @contextmanager
+    def _without_gathering(self) -> Iterator[None]:
+        """Let the processor return the logits of this rank's part of the vocabulary alone."""
+        gathers = self._processor.do_tensor_parallel_all_gather
+        self._processor.do_tensor_parallel_all_gather = False
+        try:
+            yield
+        finally:
+            self._processor.do_tensor_parallel_all_gather = gathers
 
     def _logits(self, states: torch.Tensor, lm_head: Any, metadata: LogitsMetadata) -> torch.Tensor:
         return self._processor._get_logits(states, lm_head, metadata).float()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from sglang.srt.server_args import ServerArgs
+from transformers import AutoConfig
 
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.engine.batches import SHARING_BACKENDS
-from sglang_mezo_plugin.engine.dense import DenseCarrier
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
-from sglang_mezo_plugin.engine.lora import LoraCarrier, adapter_server_args
-from sglang_mezo_plugin.engine.runner import free_memory, open_runner
+from sglang_mezo_plugin.engine.lora import adapter_server_args
+from sglang_mezo_plugin.engine.opening import gpu_of, make_opening, open_share
+from sglang_mezo_plugin.engine.ranked import RankedCarrier, RankedOptimizer
+from sglang_mezo_plugin.engine.ranks import Layout, Ranks
+from sglang_mezo_plugin.engine.runner import free_memory
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.losses import Objective, Scores, metrics
 from sglang_mezo_plugin.memory_plan import Room, largest_batch, pack, pool_args, room_of
+from sglang_mezo_plugin.optimizers import Optimizer
 from sglang_mezo_plugin.tasks.example import Batch, Example
 
 MAX_PAIRS = 4  # a forward, unless --max-loras-per-batch says otherwise
@@ -30,15 +34,22 @@ MAX_PAIRS = 4  # a forward, unless --max-loras-per-batch says otherwise
 class Session:
     """A carrier, and the pools that it works in."""
 
-    carrier: FrozenCarrier
+    carrier: FrozenCarrier | RankedCarrier
     room: Room
     shares: bool
     pools: dict[str, Any]
 
     def score(self, examples: Sequence[Example]) -> Iterator[tuple[list[Example], Scores]]:
         """Score examples at theta, in order, in batches that fit into the pools."""
-        for batch in pack(examples, self.room, self.shares):
-            yield batch, self.carrier.score(Batch(tuple(batch), identity=""))
+        packed = pack(examples, self.room, self.shares)
+        batches = [Batch(tuple(batch), identity="") for batch in packed]
+        ranked = isinstance(self.carrier, RankedCarrier)
+        scores = self.carrier.score_all(batches) if ranked else map(self.carrier.score, batches)
+        yield from zip(packed, scores, strict=True)
+
+    def spread(self, optimizer: Optimizer) -> Optimizer:
+        """Return an optimizer for this session's carrier, with its state on all ranks."""
+        return RankedOptimizer(optimizer) if isinstance(self.carrier, RankedCarrier) else optimizer
 
     def evaluate(self, objective: Objective, examples: Sequence[Example]) -> dict[str, float]:
         """Return the metrics of examples at theta."""
@@ -59,17 +70,23 @@ def open_session(
     dtype: torch.dtype,
     server_args: Sequence[str] = (),
     report: Callable[[str], None] = print,
+    ranks: Ranks | None = None,
 ) -> Iterator[Session]:
     """Load a model and yield a session for it: the adapter, every weight, or, if not `trains`, no parameters.
 
     examples, eval_examples: all that will be scored; `batch_size` of `examples` at a time. server_args: words
-    of SGLang's own command line. report: is told what the pools are. Raises UserError before any weight is
-    loaded if weights and pools do not fit, or for an option that SGLang does not know.
+    of SGLang's own command line. report: is told what the pools are. ranks: by default those of the
+    options tp_size and dp_size. Raises UserError before any weight is loaded if weights and pools do not fit,
+    for devices that are not there, or for an option that SGLang does not know.
     """
     given = _parse_server_args(server_args)
+    tp_size, dp_size = given.pop("tp_size", 1), given.pop("dp_size", 1)
+    ranks = ranks or Ranks(Layout(tp_size, dp_size))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pairs = max(1, given.get("max_loras_per_batch", 2 * min(num_pairs, MAX_PAIRS)) // 2)
-    copies = 1 if not trains else 2 if adapter is None else 2 * min(pairs, num_pairs)
+    _check_devices(ranks.layout, checkpoint, device, given)
+    replica_pairs = -(-num_pairs // ranks.layout.dp_size)
+    pairs = max(1, given.get("max_loras_per_batch", 2 * min(replica_pairs, MAX_PAIRS)) // 2)
+    copies = 1 if not trains else 2 if adapter is None else 2 * min(pairs, replica_pairs)
     backend = given.get("attention_backend", "torch_native" if device == "cpu" else None)
     shares = backend in SHARING_BACKENDS
     room = largest_batch(examples, batch_size, shares) * copies
@@ -79,7 +96,8 @@ def open_session(
     if adapter is not None:
         lora_args = adapter_server_args(adapter, pairs)
         slots = 2 * pairs * 3 * sum(tensor.numel() for tensor in adapter.tensors.values())
-    pools = {**pool_args(checkpoint, dtype, room, slots, free_memory(device)), **given}
+    free = free_memory(device, gpu_of(0, given))
+    pools = {**pool_args(checkpoint, dtype, room, slots, free, ranks.layout.tp_size), **given}
     report(
         f"pools: {pools['max_total_tokens']} tokens, {pools['max_running_requests']} sequences, "
         f"mem_fraction_static {pools['mem_fraction_static']}"
@@ -91,12 +109,31 @@ def open_session(
         **lora_args,
         **pools,
     }
-    with open_runner(str(checkpoint), **options) as runner:
-        if adapter is not None:
-            carrier: FrozenCarrier = LoraCarrier(runner, adapter)
-        else:
-            carrier = DenseCarrier(runner, checkpoint) if trains else FrozenCarrier(runner)
-        yield Session(carrier, room, shares, pools)
+    opening = make_opening(checkpoint, adapter, trains, ranks.layout, options)
+    with ranks.open():
+        ranks.tell(range(1, ranks.layout.size), opening)
+        with open_share(opening, rank=0) as share, ranks.leading():
+            carrier = share.carrier if ranks.layout.size == 1 else RankedCarrier(share, ranks)
+            yield Session(carrier, room, shares, pools)
+
+
+def _check_devices(layout: Layout, checkpoint: Path, device: str, given: Mapping[str, Any]) -> None:
+    gpus = gpu_of(layout.size - 1, given) + 1
+    if device == "cuda" and gpus > (found := torch.cuda.device_count()):
+        raise UserError(
+            f"--tp-size {layout.tp_size} and --dp-size {layout.dp_size} take {gpus} GPUs, and {found} are "
+            "here: lower one of them"
+        )
+    if layout.tp_size == 1:
+        return
+    config = AutoConfig.from_pretrained(checkpoint)
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if heads % layout.tp_size or (kv_heads % layout.tp_size and layout.tp_size % kv_heads):
+        raise UserError(
+            f"--tp-size {layout.tp_size} does not divide the {heads} attention heads, {kv_heads} of keys and "
+            f"values, of {checkpoint}: choose another"
+        )
 
 
 class _ServerArgsParser(argparse.ArgumentParser):
@@ -114,9 +151,10 @@ def _parse_server_args(words: Sequence[str]) -> dict[str, Any]:
         action.default = argparse.SUPPRESS
         action.required = False
     given = vars(parser.parse_args(list(words)))
-    for name in ("tp_size", "dp_size", "pp_size"):
+    for name in ("pp_size", "nnodes"):
         if given.get(name, 1) > 1:
             raise UserError(
-                f"--{name.replace('_', '-')} {given[name]}: training runs on one device: leave it out"
+                f"--{name.replace('_', '-')} {given[name]}: a model's layers stay together, on one host: "
+                "pass --tp-size in its place"
             )
     return given

@@ -76,6 +76,7 @@ def test_variables_of_a_launcher_change_nothing(
         "WORLD_SIZE": "8",
         "MASTER_ADDR": "10.0.0.1",
         "MASTER_PORT": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)

@@ -40,7 +40,13 @@ MODEL = {
         "no tokenizer in {}/mute (it makes no tokens of a text): pass --tokenizer-path",
     ),
     "adapter": ("--lora-path {}/bare", "{}/bare has no adapter_model.safetensors: name the folder of a PEFT"),
-    "several devices": ("--tp-size 2", "--tp-size 2: training runs on one device: leave it out"),
+    "stages": ("--pp-size 2", "--pp-size 2: a model's layers stay together, on one host: pass --tp-size"),
+    "hosts": ("--nnodes 2", "--nnodes 2: a model's layers stay together, on one host: pass --tp-size"),
+    "shards": (
+        "--tp-size 3",
+        "--tp-size 3 does not divide the 4 attention heads, 4 of keys and values, of ",
+    ),
+    "replicas": ("--dp-size 0", "--dp-size must be 1 or more, not 0"),
     "unknown option": (
         "--stepz 3",
         "unrecognized arguments: --stepz 3: neither an option of this command nor of SGLang: see --help",

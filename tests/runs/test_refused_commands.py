@@ -31,12 +31,12 @@ SGLANG = {
 
 def guarded(name: str, words: list[str], prepare: Callable[[], None] | None) -> None:
     """Run a command that must not come to load a model."""
-    from sglang_mezo_plugin.engine import session
+    from sglang_mezo_plugin.engine import opening
 
     def open_runner(*args: Any, **kwargs: Any) -> NoReturn:
         raise AssertionError("a model is loaded")
 
-    session.open_runner = open_runner
+    opening.open_runner = open_runner
     if prepare:
         prepare()
     command(name, words)

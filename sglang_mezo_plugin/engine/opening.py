@@ -1,0 +1,69 @@
+"""How each rank of a run opens its share: a model, and an adapter or none, in a running engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang.srt.utils.network import get_free_port_below_ephemeral
+
+from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.engine.dense import DenseCarrier
+from sglang_mezo_plugin.engine.frozen import FrozenCarrier
+from sglang_mezo_plugin.engine.lora import LoraCarrier
+from sglang_mezo_plugin.engine.ranked import Share
+from sglang_mezo_plugin.engine.ranks import Layout
+from sglang_mezo_plugin.engine.runner import open_runner
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What all ranks are to open; rank 0 sends it to the others.
+
+    options: keyword arguments of SGLang's ServerArgs, but for tp_size. ports: for each replica, where its
+    shards meet; None if it has just one.
+    """
+
+    checkpoint: Path
+    adapter: Adapter | None
+    trains: bool
+    layout: Layout
+    options: Mapping[str, Any]
+    ports: tuple[int | None, ...]
+
+
+def gpu_of(rank: int, options: Mapping[str, Any]) -> int:
+    """Return the GPU of a rank, as CUDA counts those that are visible: in order from SGLang's base_gpu_id."""
+    return options.get("base_gpu_id", 0) + rank * options.get("gpu_id_step", 1)
+
+
+def make_opening(
+    checkpoint: Path, adapter: Adapter | None, trains: bool, layout: Layout, options: Mapping[str, Any]
+) -> Opening:
+    """Return an opening with free ports."""
+    ports = [get_free_port_below_ephemeral() if layout.tp_size > 1 else None for _ in range(layout.dp_size)]
+    return Opening(checkpoint, adapter, trains, layout, options, tuple(ports))
+
+
+@contextmanager
+def open_share(opening: Opening, rank: int) -> Iterator[Share]:
+    """Load a rank's part of the model and yield its carrier."""
+    replica, shard = divmod(rank, opening.layout.tp_size)
+    with open_runner(
+        str(opening.checkpoint),
+        tp_rank=shard,
+        gpu_id=gpu_of(rank, opening.options),
+        dist_port=opening.ports[replica],
+        tp_size=opening.layout.tp_size,
+        **opening.options,
+    ) as runner:
+        if opening.adapter is not None:
+            carrier: FrozenCarrier = LoraCarrier(runner, opening.adapter)
+        elif opening.trains:
+            carrier = DenseCarrier(runner, opening.checkpoint)
+        else:
+            carrier = FrozenCarrier(runner)
+        yield Share(runner, carrier, opening.checkpoint)
