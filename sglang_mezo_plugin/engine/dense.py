@@ -1,11 +1,12 @@
 """Full-parameter training: every weight is evaluated at W + eps z and W - eps z, and none of them moves.
 
-The batch stands in the forward twice. Each module that has weights computes one half of it with W + eps z, made
-in a scratch buffer just before, and the other with W - eps z. An embedding makes only the rows that it reads, the
-head a block of the vocabulary at a time. Extra memory: two scratch buffers the size of the largest other module.
+The batch stands in the forward twice. Each module that has weights computes one half of it with W + eps z,
+made in a scratch buffer just before, and the other with W - eps z. An embedding makes only the rows that it
+reads, the head a block of the vocabulary at a time. Extra memory: two scratch buffers the size of the largest
+other module.
 
-A step's update is carried out when a weight is perturbed next, in the same pass over it; whoever reads the weights
-otherwise calls `settle` first.
+A step's update is carried out when a weight is perturbed next, in the same pass over it; whoever reads the
+weights otherwise calls `settle` first.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from sglang_mezo_plugin.noise import Direction, Region
 from sglang_mezo_plugin.noise.checks import DTYPES
 from sglang_mezo_plugin.tasks.example import Batch
 
+# All-reduces that FlashInfer fuses with a norm read the norm's weights themselves, past its forward.
+SERVER_ARGS = {"enforce_disable_flashinfer_allreduce_fusion": True}
+
 
 class DenseCarrier(FrozenCarrier):
     """All weights of a model that the engine has loaded. Implements `carrier.Carrier`.
@@ -50,11 +54,7 @@ class DenseCarrier(FrozenCarrier):
         self, batch: Batch, directions: Sequence[Direction], eps: float
     ) -> list[tuple[Scores, Scores]]:
         labelled = self._builder.build(batch.examples, copies=2)
-        pairs = []
-        for direction in directions:
-            plus, minus = self._score_sides(labelled, direction, eps)
-            pairs.append((plus, minus))
-        return pairs
+        return [tuple(self._score_sides(labelled, direction, eps)) for direction in directions]
 
     def score_at(self, batch: Batch, direction: Direction, coefficient: float) -> Scores:
         labelled = self._builder.build(batch.examples, copies=1)

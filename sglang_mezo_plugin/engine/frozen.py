@@ -28,4 +28,4 @@ class FrozenCarrier:
         return labelled.split(self._scorer.score(labelled))[0]
 
     def settle(self) -> None:
-        """Let the weights in memory be what the steps so far make of them, before they are read from there."""
+        """Let the weights in memory be what the steps so far make of them, for whoever reads them there."""

@@ -1,8 +1,8 @@
 """Runs each module of a model twice: with W + eps z on half of the tokens, with W - eps z on the others.
 
 The weights stay where they are while they are probed. A linear layer multiplies each half of its input by
-weights made in a scratch buffer just before; any other module runs with its parameters pointing there, and back
-to their own memory before the next one does. Norms are small: theirs are made all at once.
+weights made in a scratch buffer just before; any other module runs with its parameters pointing there, and
+back to their own memory before the next one does. Norms are small: theirs are made all at once.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class Halves:
             if isinstance(module, EMBEDDINGS):
                 tables |= dict.fromkeys(own)
                 module.forward = partial(self._run_embedding, name, module.forward, own[0])
+                if isinstance(module, VocabParallelEmbedding):
+                    # A shard is looked up by a kernel of its own on CUDA, which reads the table itself.
+                    module._use_triton_embedding = lambda input_: False
                 continue
             if not seen.isdisjoint(own):
                 raise UserError(f"{name} shares its weights with another module: use --mode lora")
@@ -110,7 +113,7 @@ class Halves:
             weights.settle()
 
     def head_blocks(self, lm_head: torch.nn.Module) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """Yield the first token of each block of the head, and its weights on each side (see `scoring.py`)."""
+        """Yield each block of the head (see `scoring.py`): its first token, and its weights on each side."""
         parameter = lm_head.weight
         (piece,) = self._pieces[parameter]
         self._unused.discard(parameter)
@@ -188,8 +191,10 @@ class Halves:
         if not (sides := self._prepare([parameter], None)):
             return forward(*args, **kwargs)
         (piece,) = self._pieces[parameter]
-        with _PerturbedRows(parameter, piece, self._direction, self._eps):
+        with _PerturbedRows(parameter, piece, self._direction, self._eps) as rows:
             outputs = [forward(*self._part(args, side), **self._part(kwargs, side)) for side in sides]
+        if rows.answered != len(sides):
+            raise UserError(f"{name} does not look its rows up one by one: use --mode lora")
         return self._joined(name, outputs)
 
     def _part(self, values: Any, tokens: slice) -> Any:
@@ -261,10 +266,12 @@ class _PerturbedRows(TorchFunctionMode):
         super().__init__()
         self._table, self._piece, self._direction, self._eps = table, piece, direction, eps
         self._minus: torch.Tensor | None = None
+        self.answered = 0
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is not F.embedding or args[1] is not self._table:
             return func(*args, **(kwargs or {}))
+        self.answered += 1
         if self._minus is not None:
             return self._minus
         rows = args[0].reshape(-1)

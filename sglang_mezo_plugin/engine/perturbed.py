@@ -24,8 +24,8 @@ class Update(NamedTuple):
 class Perturbed:
     """Several parameters, and their values at + and at - in two buffers of bytes.
 
-    A step that they are to take waits until they are perturbed next: the weights are then read, and their noise
-    made, in one pass for both. The bits are the same as without waiting.
+    A step that they are to take waits until they are perturbed next: the weights are then read, and their
+    noise made, in one pass for both. The bits are the same as without waiting.
 
     plus, minus: tensors of the parameters' shapes and strides, in their order.
     """

@@ -1,0 +1,58 @@
+"""What would let weights be read past their perturbation is refused, not trained a little wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from torch import nn
+
+from sglang_mezo_plugin.engine.dense import DenseCarrier
+from sglang_mezo_plugin.engine.session import open_session
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.noise import Direction
+
+
+def score(carrier: DenseCarrier) -> None:
+    carrier.score_pairs(tiny_models.make_batch(2), [Direction(1)], 1e-3)
+
+
+def test_an_embedding_that_reads_its_table_itself(
+    tmp_path: Path, engine_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SGLang's kernel for a shard of the vocabulary does, which is therefore switched off."""
+    path = tiny_models.saved("llama", tmp_path)
+    with tiny_models.opened(path, "float32", engine_args) as runner:
+        monkeypatch.setattr(VocabParallelEmbedding, "forward", lambda self, ids: self.weight[ids])
+        with pytest.raises(UserError, match=r"embed_tokens does not look its rows up .* --mode lora"):
+            score(DenseCarrier(runner, Path(path)))
+        monkeypatch.undo()
+        table = next(m for m in runner.model.modules() if isinstance(m, VocabParallelEmbedding))
+        assert not table._use_triton_embedding(torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_norm_that_is_computed_elsewhere(
+    tmp_path: Path, engine_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a kernel that fuses it with what comes before."""
+    path = tiny_models.saved("opt", tmp_path)
+    with tiny_models.opened(path, "float32", engine_args) as runner:
+        norm = next(module for module in runner.model.modules() if isinstance(module, nn.LayerNorm))
+        carrier = DenseCarrier(runner, Path(path))
+        monkeypatch.setattr(norm, "forward", lambda x: x)
+        with pytest.raises(UserError, match=r"self_attn_layer_norm.*no module's forward reads them"):
+            score(carrier)
+
+
+def test_all_reduces_are_not_fused_with_norms(tmp_path: Path, engine_args: dict[str, Any]) -> None:
+    """Where several GPUs share the weights, SGLang would fuse them by itself."""
+    path = Path(tiny_models.saved("llama", tmp_path))
+    examples = tiny_models.make_batch(2).examples
+    words = [word for name, value in engine_args.items() for word in (f"--{name.replace('_', '-')}", value)]
+    with open_session(
+        path, None, trains=True, examples=examples, batch_size=2, dtype=torch.float32, server_args=words
+    ) as session:
+        runner = session.carrier._scorer._runner
+        assert runner.server_args.enforce_disable_flashinfer_allreduce_fusion
