@@ -41,6 +41,7 @@ class EngineOptions:
     lora_rank: int
     lora_target_modules: tuple[str, ...]
     server_args: tuple[str, ...]
+    cuda_graph: bool = False
 
 
 @contextmanager
@@ -65,6 +66,7 @@ def open_engine(
         dtype=options.dtype,
         server_args=["--load-format", "dummy", *options.server_args],
         report=lambda line: print(line, file=sys.stderr, flush=True),
+        cuda_graph=options.cuda_graph and carrier == "lora",
     ) as session:
         if carrier == "forward":
             session = replace(session, carrier=MirroredForward(session.carrier))

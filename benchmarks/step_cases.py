@@ -49,6 +49,7 @@ class Settings:
     lora_target_modules: tuple[str, ...]
     server_args: tuple[str, ...]
     profiles: bool
+    cuda_graph: bool
 
     def steps_of(self, carrier: str) -> int:
         return self.baseline_steps if carrier in BASELINES else self.steps
@@ -168,6 +169,7 @@ def _open(
             settings.lora_rank,
             settings.lora_target_modules,
             (*tensor_parallel, *settings.server_args),
+            settings.cuda_graph,
         )
         with open_engine(model, carrier, examples, options) as session:
             yield lambda sampler, noise: engine_run(session.carrier, sampler, noise)

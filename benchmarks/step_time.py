@@ -58,8 +58,9 @@ def make_parser() -> Parser:
     parser.add_argument("--lora-target-modules", nargs="+", default=["q_proj", "v_proj"], metavar="NAME")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences")
     parser.add_argument("--steps", type=int, default=20, help="timed; the median counts")
-    parser.add_argument("--baseline-steps", type=int, default=5, help="--steps of the baselines")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before those that are timed")
+    parser.add_argument("--baseline-steps", type=int, default=20, help="--steps of the baselines")
+    parser.add_argument("--warmup", type=int, default=10, help="steps before those that are timed")
+    parser.add_argument("--cuda-graph", action="store_true", help="of lora")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument(
@@ -137,6 +138,7 @@ def settings_of(args: argparse.Namespace, server_args: Sequence[str]) -> Setting
         lora_target_modules=tuple(args.lora_target_modules),
         server_args=tuple(server_args),
         profiles=args.profile is not None,
+        cuda_graph=args.cuda_graph,
     )
 
 
@@ -155,6 +157,7 @@ def label(case: Case, args: argparse.Namespace) -> str:
     words = [case.carrier]
     if case.carrier == "lora":
         words += [f"r{args.lora_rank}", ",".join(args.lora_target_modules)]
+        words += ["graph"] if args.cuda_graph else []
     return " ".join([*words, case.noise] if case.noise != "gaussian" else words)
 
 

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from sglang_mezo_plugin.checkpoint_files import read_config, tensor_shapes
 from sglang_mezo_plugin.errors import UserError
@@ -121,4 +121,10 @@ def _bytes_per_token(checkpoint: Path, dtype: torch.dtype) -> int:
     config = AutoConfig.from_pretrained(checkpoint)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head_dim * dtype.itemsize
+    return 2 * _pooled_layers(config) * heads * head_dim * dtype.itemsize
+
+
+def _pooled_layers(config: PretrainedConfig) -> int:
+    """Return how many layers have memory of their own in the pool (see engine/one_layer_pool.py)."""
+    plain = set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+    return 1 if plain and getattr(config, "kv_lora_rank", None) is None else config.num_hidden_layers

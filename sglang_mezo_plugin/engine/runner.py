@@ -29,6 +29,7 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 from sglang.srt.utils.common import get_available_gpu_memory
 
 from sglang_mezo_plugin.checkpoint_files import find_checkpoint, one_line
+from sglang_mezo_plugin.engine.one_layer_pool import one_layer_for_all
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
 from sglang_mezo_plugin.patch import require_patched
@@ -43,7 +44,9 @@ CPU_DEFAULTS = {"attention_backend": "torch_native", "sampling_backend": "pytorc
 def open_runner(
     model_path: str, *, tp_rank: int = 0, gpu_id: int = 0, dist_port: int | None = None, **server_args: Any
 ) -> Iterator[ModelRunner]:
-    """A ModelRunner for `model_path`, with its memory pools and attention backend.
+    """A ModelRunner for `model_path`, with its memory pools and attention backend, to score whole batches.
+
+    All layers share one layer's keys and values: nothing can be generated, nor cached from batch to batch.
 
     `server_args` are SGLang's own `ServerArgs`, under their names. CUDA graphs are off unless asked for:
     they freeze the parameters that they were captured with. The dtype is the checkpoint's own, where SGLang's
@@ -127,7 +130,8 @@ def _build_once(args: ServerArgs, tp_rank: int, gpu_id: int, dist_port: int) -> 
         nccl_port=dist_port,
         server_args=args,
     )
-    model_runner.alloc_memory_pool()
+    with one_layer_for_all():
+        model_runner.alloc_memory_pool()
     model_runner.init_attention_backends()
     model_runner.init_cuda_graphs()
     return model_runner

@@ -67,6 +67,14 @@ def test_scores_like_transformers_and_can_be_built_again(
                     torch.testing.assert_close(scored.double(), expected, rtol=0, atol=atol)
 
 
+def test_layers_share_one_layers_keys_and_values(model_path: str, engine_args: dict[str, Any]) -> None:
+    with open_tiny(model_path, engine_args) as model_runner:
+        pool = model_runner.token_to_kv_pool
+        assert len(pool.k_buffer) == len(pool.v_buffer) == 2
+        assert {pool.get_key_buffer(layer).data_ptr() for layer in (0, 1)} == {pool.k_buffer[0].data_ptr()}
+        assert pool.v_buffer[0].data_ptr() == pool.v_buffer[1].data_ptr() != pool.k_buffer[0].data_ptr()
+
+
 def test_variables_of_a_launcher_change_nothing(
     model_path: str, engine_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
