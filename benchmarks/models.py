@@ -95,10 +95,10 @@ class Model:
 
     @property
     def kv_elements(self) -> int:
-        """Numbers that a token has in the KV pool."""
+        """Numbers that a token has in the KV pool, where all layers share one layer's memory."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-        return 2 * config.num_hidden_layers * heads * config.hidden_size // config.num_attention_heads
+        return 2 * heads * config.hidden_size // config.num_attention_heads
 
 
 def check_lengths(name: str, lengths: list[int]) -> None:

@@ -19,7 +19,14 @@ from report import Table, number, write_json
 from timing import median_ms
 
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_, direction_into, perturb_pair_into
+from sglang_mezo_plugin.noise import (
+    Direction,
+    PairPlan,
+    Region,
+    accumulate_,
+    direction_into,
+    perturb_pair_into,
+)
 from sglang_mezo_plugin.options import Parser
 
 COLUMNS = {"dtype": -9, "operation": -30, "ms": 10, "GB/s": 9, "normals/s": 10, "x copy": 7}
@@ -109,6 +116,15 @@ def operations(elements: int, dtype: torch.dtype, device: str) -> Iterator[Opera
             f"accumulate_ {name}",
             lambda moves=moves: accumulate_(weight, moves, region, rounding_seed=1),
             2,
+            True,
+        )
+        plan = PairPlan([(out, minus, weight, region)])
+        yield (
+            f"move_and_write {name}",
+            lambda plan=plan, moves=moves, direction=direction: plan.move_and_write(
+                direction, 1e-3, moves, rounding_seed=1
+            ),
+            4,
             True,
         )
 
