@@ -21,7 +21,8 @@ open_series() {
         exit 2
     fi
     mkdir -p "$1"
-    "$root/.venv/bin/uv" pip install --quiet --python "$python" --no-deps --target "$1/python" "$SGLANG"
+    "$root/.venv/bin/uv" pip install --quiet --python "$python" --no-deps --link-mode copy \
+        --target "$1/python" "$SGLANG"
     cd "$1"
     git init --quiet .
     git config user.name sglang-mezo
@@ -30,7 +31,7 @@ open_series() {
     git add --all --force python/sglang
     git commit --quiet --message "$SGLANG"
     git tag release
-    git am --quiet "$root"/patches/*.patch
+    git am --quiet --keep-non-patch "$root"/patches/*.patch
     git log --oneline release..
 }
 
