@@ -135,6 +135,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--eval-steps", type=int, default=0, help="evaluate every so many steps; 0: at the start and end only"
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+    group.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="score pairs by CUDA graphs: faster where batches or models are small. for --mode lora on a GPU "
+        "with --attention-backend triton",
+    )
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -116,6 +116,7 @@ def train(words: Sequence[str]) -> RunResult:
             server_args=server_args,
             report=report,
             ranks=ranks,
+            cuda_graph=args.cuda_graph,
         ) as session,
         # Only now: until the engine runs, nothing in the folder changes.
         folder.open_journal(header, resume=args.resume) as journal,

@@ -15,7 +15,9 @@ from sglang.srt.lora.lora_registry import LoRARef
 from sglang.srt.model_executor.model_runner import ModelRunner
 
 from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.engine.batches import LabelledBatch
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
+from sglang_mezo_plugin.engine.graphs import Capture, GraphScorer, check_model
 from sglang_mezo_plugin.engine.lora_backend import MirroredLoRABackend
 from sglang_mezo_plugin.engine.lora_kernels import AdaptedColumns
 from sglang_mezo_plugin.engine.lora_slots import SlotMap
@@ -30,9 +32,11 @@ class LoraCarrier(FrozenCarrier):
 
     The runner must have been opened with `adapter_server_args`; every second of its slots holds a +. Its
     layers add LoRA as `MirroredLoRABackend` does, unless it was opened with a `lora_backend`.
+
+    capture: with it, what is scored for training is scored by graphs; see `GraphScorer`.
     """
 
-    def __init__(self, model_runner: ModelRunner, adapter: Adapter) -> None:
+    def __init__(self, model_runner: ModelRunner, adapter: Adapter, capture: Capture | None = None) -> None:
         super().__init__(model_runner)
         self._manager: LoRAManager = model_runner.lora_manager
         self._adapter = adapter.to(model_runner.device)
@@ -51,6 +55,10 @@ class LoraCarrier(FrozenCarrier):
         ]
         self._weights = [piece.weight for piece in slots.pieces]
         self._first_slot = [piece.slots[0] for piece in slots.pieces]
+        self.graphs: GraphScorer | None = None
+        if capture is not None:
+            check_model(model_runner)
+            self.graphs = GraphScorer(self._builder, self._forward, capture)
 
     def score_pairs(
         self, batch: Batch, directions: Sequence[Direction], eps: float
@@ -61,14 +69,14 @@ class LoraCarrier(FrozenCarrier):
             chunk = directions[start : start + room]
             for plan, direction in zip(self._pairs, chunk, strict=False):
                 plan.write(direction, eps)
-            scores = self._score(batch, copies=2 * len(chunk))
+            scores = self._score_moved(batch, copies=2 * len(chunk))
             pairs.extend(zip(scores[::2], scores[1::2], strict=True))
         return pairs
 
     def score_at(self, batch: Batch, direction: Direction, coefficient: float) -> Scores:
         """Score a batch at theta + coefficient * z: what `score_pairs` gives for one of its signs."""
         self._pairs[0].write(direction, coefficient)
-        return self._score(batch, copies=1)[0]
+        return self._score_moved(batch, copies=1)[0]
 
     def score(self, batch: Batch) -> Scores:
         torch._foreach_copy_(self._first_slot, self._weights)
@@ -92,13 +100,20 @@ class LoraCarrier(FrozenCarrier):
         """Write a PEFT folder."""
         self._adapter.save(folder)
 
+    def _score_moved(self, batch: Batch, copies: int) -> list[Scores]:
+        """Score copies of a batch, each with the slot of its number."""
+        return self.graphs.score(batch.examples, copies) if self.graphs else self._score(batch, copies)
+
     def _score(self, batch: Batch, copies: int) -> list[Scores]:
         labelled = self._builder.build(batch.examples, copies)
-        forward_batch = labelled.forward_batch
+        return labelled.split(self._forward(labelled))
+
+    def _forward(self, labelled: LabelledBatch) -> torch.Tensor:
+        forward_batch, copies = labelled.forward_batch, labelled.copies
         segments = forward_batch.batch_size // copies
         forward_batch.lora_ids = [slot_id for slot_id in self._slot_ids[:copies] for _ in range(segments)]
         self._manager.prepare_lora_batch(forward_batch)
-        return labelled.split(self._scorer.score(labelled))
+        return self._scorer.score(labelled)
 
     def _fill_slots(self) -> list[str]:
         """Let SGLang load the adapter into every slot: it checks it, and zeroes what has no weights.

@@ -13,6 +13,7 @@ from sglang.srt.utils.network import get_free_port_below_ephemeral
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.engine.dense import DenseCarrier
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
+from sglang_mezo_plugin.engine.graphs import CudaCapture
 from sglang_mezo_plugin.engine.lora import LoraCarrier
 from sglang_mezo_plugin.engine.ranked import Share
 from sglang_mezo_plugin.engine.ranks import Layout
@@ -24,7 +25,7 @@ class Opening:
     """What all ranks are to open; rank 0 sends it to the others.
 
     options: keyword arguments of SGLang's ServerArgs, but for tp_size. ports: for each replica, where its
-    shards meet; None if it has just one.
+    shards meet; None if it has just one. cuda_graph: whether pairs are scored by CUDA graphs.
     """
 
     checkpoint: Path
@@ -33,6 +34,7 @@ class Opening:
     layout: Layout
     options: Mapping[str, Any]
     ports: tuple[int | None, ...]
+    cuda_graph: bool
 
 
 def gpu_of(rank: int, options: Mapping[str, Any]) -> int:
@@ -41,11 +43,16 @@ def gpu_of(rank: int, options: Mapping[str, Any]) -> int:
 
 
 def make_opening(
-    checkpoint: Path, adapter: Adapter | None, trains: bool, layout: Layout, options: Mapping[str, Any]
+    checkpoint: Path,
+    adapter: Adapter | None,
+    trains: bool,
+    layout: Layout,
+    options: Mapping[str, Any],
+    cuda_graph: bool,
 ) -> Opening:
     """Return an opening with free ports."""
     ports = [get_free_port_below_ephemeral() if layout.tp_size > 1 else None for _ in range(layout.dp_size)]
-    return Opening(checkpoint, adapter, trains, layout, options, tuple(ports))
+    return Opening(checkpoint, adapter, trains, layout, options, tuple(ports), cuda_graph)
 
 
 @contextmanager
@@ -61,7 +68,8 @@ def open_share(opening: Opening, rank: int) -> Iterator[Share]:
         **opening.options,
     ) as runner:
         if opening.adapter is not None:
-            carrier: FrozenCarrier = LoraCarrier(runner, opening.adapter)
+            capture = CudaCapture() if opening.cuda_graph else None
+            carrier: FrozenCarrier = LoraCarrier(runner, opening.adapter, capture)
         elif opening.trains:
             carrier = DenseCarrier(runner, opening.checkpoint)
         else:

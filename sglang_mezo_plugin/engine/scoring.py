@@ -79,15 +79,16 @@ class Scorer:
     ) -> torch.Tensor:
         """Score one copy: states [R, hidden] -> [N]."""
         size = max(1, CHUNK // self._processor.vocab_size)
-        logprobs = torch.empty_like(batch.targets, dtype=torch.float32)
+        if len(states) <= size:
+            logits = self._logits(states, lm_head, metadata)
+            return _logprobs(logits, batch.target_rows, batch.targets)
+        logprobs = torch.zeros_like(batch.targets, dtype=torch.float32)
         for start in range(0, len(states), size):
             logits = self._logits(states[start : start + size], lm_head, metadata)
-            if len(states) <= size:
-                rows, targets, chosen = batch.target_rows, batch.targets, slice(None)
-            else:
-                chosen = ((batch.target_rows >= start) & (batch.target_rows < start + size)).nonzero()[:, 0]
-                rows, targets = batch.target_rows[chosen] - start, batch.targets[chosen]
-            logprobs[chosen] = logits[rows, targets] - logits.logsumexp(-1)[rows]
+            rows = batch.target_rows - start
+            # Choosing by indices would need the host to wait for their number.
+            inside = (rows >= 0) & (rows < len(logits))
+            logprobs += _logprobs(logits, rows.where(inside, 0), batch.targets).where(inside, 0)
         return logprobs
 
     def _by_blocks(
@@ -130,3 +131,7 @@ class Scorer:
 
     def _logits(self, states: torch.Tensor, lm_head: Any, metadata: LogitsMetadata) -> torch.Tensor:
         return self._processor._get_logits(states, lm_head, metadata).float()
+
+
+def _logprobs(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits[rows, targets] - logits.logsumexp(-1)[rows]

@@ -14,8 +14,11 @@ from sglang.srt.server_args import ServerArgs
 from transformers import AutoConfig
 
 from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.buckets import bucket_room
+from sglang_mezo_plugin.engine import dense
 from sglang_mezo_plugin.engine.batches import SHARING_BACKENDS
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
+from sglang_mezo_plugin.engine.graphs import check_options
 from sglang_mezo_plugin.engine.lora import adapter_server_args
 from sglang_mezo_plugin.engine.opening import gpu_of, make_opening, open_share
 from sglang_mezo_plugin.engine.ranked import RankedCarrier, RankedOptimizer
@@ -71,13 +74,15 @@ def open_session(
     server_args: Sequence[str] = (),
     report: Callable[[str], None] = print,
     ranks: Ranks | None = None,
+    cuda_graph: bool = False,
 ) -> Iterator[Session]:
     """Load a model and yield a session for it: the adapter, every weight, or, if not `trains`, no parameters.
 
     examples, eval_examples: all that will be scored; `batch_size` of `examples` at a time. server_args: words
     of SGLang's own command line. report: is told what the pools are. ranks: by default those of the
-    options tp_size and dp_size. Raises UserError before any weight is loaded if weights and pools do not fit,
-    for devices that are not there, or for an option that SGLang does not know.
+    options tp_size and dp_size. cuda_graph: score pairs by CUDA graphs. Raises UserError before any weight is
+    loaded if weights and pools do not fit, for devices that are not there, or for an option that SGLang does
+    not know.
     """
     given = _parse_server_args(server_args)
     tp_size, dp_size = given.pop("tp_size", 1), given.pop("dp_size", 1)
@@ -89,12 +94,21 @@ def open_session(
     copies = 1 if not trains else 2 if adapter is None else 2 * min(pairs, replica_pairs)
     backend = given.get("attention_backend", "torch_native" if device == "cpu" else None)
     shares = backend in SHARING_BACKENDS
-    room = largest_batch(examples, batch_size, shares) * copies
+    if cuda_graph:
+        check_options(
+            adapts=adapter is not None,
+            device=device,
+            attention_backend=backend,
+            lora_backend=given.get("lora_backend"),
+            tp_size=ranks.layout.tp_size,
+        )
+    room = largest_batch(examples, batch_size, shares)
+    room = (bucket_room(room) if cuda_graph else room) * copies
     for example in eval_examples:
         room |= room_of(example, shares)
-    slots, lora_args = 0, {}
+    slots, mode_args = 0, dense.SERVER_ARGS if trains else {}
     if adapter is not None:
-        lora_args = adapter_server_args(adapter, pairs)
+        mode_args = adapter_server_args(adapter, pairs)
         slots = 2 * pairs * 3 * sum(tensor.numel() for tensor in adapter.tensors.values())
     free = free_memory(device, gpu_of(0, given))
     pools = {**pool_args(checkpoint, dtype, room, slots, free, ranks.layout.tp_size), **given}
@@ -106,10 +120,10 @@ def open_session(
         "device": device,
         "dtype": str(dtype).removeprefix("torch."),
         "skip_tokenizer_init": True,
-        **lora_args,
+        **mode_args,
         **pools,
     }
-    opening = make_opening(checkpoint, adapter, trains, ranks.layout, options)
+    opening = make_opening(checkpoint, adapter, trains, ranks.layout, options, cuda_graph)
     with ranks.open():
         ranks.tell(range(1, ranks.layout.size), opening)
         with open_share(opening, rank=0) as share, ranks.leading():
