@@ -1,8 +1,9 @@
 """Runs each module of a model twice: with W + eps z on half of the tokens, with W - eps z on the others.
 
 The weights stay where they are while they are probed. A linear layer multiplies each half of its input by
-weights made in a scratch buffer just before; any other module runs with its parameters pointing there, and
-back to their own memory before the next one does. Norms are small: theirs are made all at once.
+weights made in a scratch buffer; any other module runs with its parameters pointing to such memory, and back
+to their own before the next one does. As many layers' weights are made by one launch as the scratch buffer
+holds, just before the first of them is used, and those of all norms at the beginning.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sglang.srt.layers.linear import LinearBase
 from sglang.srt.layers.quantization.base_config import LinearMethodBase
 from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
-from torch.overrides import TorchFunctionMode
 
-from sglang_mezo_plugin.engine.checkpoints import Piece, Pieces
+from sglang_mezo_plugin.engine.checkpoints import Pieces
 from sglang_mezo_plugin.engine.perturbed import Perturbed, Update, bytes_of
+from sglang_mezo_plugin.engine.perturbed_rows import PerturbedRows
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, UpdatePlan, gather_pair_into, perturb_pair_into
+from sglang_mezo_plugin.noise import Direction, UpdatePlan, perturb_pair_into
 
 EMBEDDINGS = (VocabParallelEmbedding, torch.nn.Embedding)
 HEAD_BLOCK = 1 << 24  # elements of the head that are perturbed at a time, at least
+SCRATCH = 640 << 20  # bytes for each side, if no module has more: a decoder layer of OPT-13B
 
 
 class Halves:
@@ -63,25 +64,14 @@ class Halves:
                 raise UserError(f"{name} shares its weights with another module: use --mode lora")
             seen.update(own)
             (norms if all(p.dim() == 1 for p in own) else linear)[name] = own
-        self._tables = UpdatePlan(
-            [
-                (piece.of(table.data), piece.region, piece.decays)
-                for table in tables
-                for piece in pieces[table]
-            ]
-        )
+        self._tables = UpdatePlan([(p.of(t.data), p.region, p.decays) for t in tables for p in pieces[t]])
+        groups = _grouped(linear)
         head = max((min(table.numel(), HEAD_BLOCK) * table.element_size() for table in tables), default=0)
-        self._scratch = self._buffers(max([head, *map(bytes_of, linear.values())]))
-        self._linear = [Perturbed(own, pieces, self._scratch) for own in linear.values()]
-        for name, weights in zip(linear, self._linear, strict=True):
-            self._replace(name, modules[name], weights.parameters, weights.plus, weights.minus, weights)
-        small = [parameter for own in norms.values() for parameter in own]
-        self._norms = Perturbed(small, pieces, self._buffers(bytes_of(small)))
-        first = 0
-        for name, own in norms.items():
-            plus, minus = (side[first : first + len(own)] for side in (self._norms.plus, self._norms.minus))
-            self._replace(name, modules[name], own, plus, minus, None)
-            first += len(own)
+        sizes = [sum(map(bytes_of, group.values())) for group in groups]
+        self._scratch = self._buffers(max([head, *sizes]))
+        self._groups = [self._install(modules, group, self._scratch) for group in groups]
+        self._norms = self._install(modules, norms, self._buffers(sum(map(bytes_of, norms.values()))))
+        self._written: list[Perturbed] = []
 
     @contextmanager
     def at(self, direction: Direction, eps: float, tokens: int, mirrored: bool = True) -> Iterator[None]:
@@ -92,8 +82,9 @@ class Halves:
         """
         self._direction, self._eps = direction, eps
         self._sides = [slice(0, tokens), slice(tokens, 2 * tokens)][: 1 + mirrored]
+        self._norms.write(direction, eps)
+        self._written = [self._norms]
         try:
-            self._norms.write(direction, eps)
             yield
         finally:
             self._direction = None
@@ -104,12 +95,12 @@ class Halves:
     def step(self, update: Update) -> None:
         """Move all weights: tables now, others when they are perturbed next, or by `settle`."""
         self._tables.accumulate_(update.moves, update.rounding_seed, update.decay)
-        for weights in (self._norms, *self._linear):
+        for weights in (self._norms, *self._groups):
             weights.wait(update)
 
     def settle(self) -> None:
         """Let every weight be what the steps so far make of it."""
-        for weights in (self._norms, *self._linear):
+        for weights in (self._norms, *self._groups):
             weights.settle()
 
     def head_blocks(self, lm_head: torch.nn.Module) -> Iterator[tuple[int, list[torch.Tensor]]]:
@@ -119,6 +110,7 @@ class Halves:
         self._unused.discard(parameter)
         weight, region = piece.of(parameter), piece.region
         buffers = [buffer.view(parameter.dtype) for buffer in self._scratch]
+        self._written = [self._norms]
         rows = len(buffers[0]) // region.cols
         for start in range(0, region.rows, rows):
             stop = min(start + rows, region.rows)
@@ -131,30 +123,33 @@ class Halves:
         device = next(iter(self._pieces)).device
         return tuple(torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
 
-    def _replace(
+    def _install(
         self,
-        name: str,
-        module: torch.nn.Module,
-        parameters: list[torch.nn.Parameter],
-        plus: list[torch.Tensor],
-        minus: list[torch.Tensor],
-        weights: Perturbed | None,
-    ) -> None:
-        """Let a module compute with its values on each side. weights: to be written each time, or None."""
-        values = list(zip(parameters, plus, minus, strict=True))
-        prepare = partial(self._prepare, parameters, weights)
-        if isinstance(module, LinearBase) and type(module.quant_method) is UnquantizedLinearMethod:
-            module.quant_method = _LinearOnHalves(self, name, module.quant_method, values, prepare)
-        else:
-            module.forward = partial(self._run, name, module.forward, values, prepare)
+        modules: Mapping[str, torch.nn.Module],
+        parameters: Mapping[str, list[torch.nn.Parameter]],
+        buffers: tuple[torch.Tensor, torch.Tensor],
+    ) -> Perturbed:
+        """Let modules compute with values in buffers, which are written together. Return what writes them."""
+        weights = Perturbed([p for own in parameters.values() for p in own], self._pieces, buffers)
+        values = iter(zip(weights.parameters, weights.plus, weights.minus, strict=True))
+        for name, own in parameters.items():
+            module = modules[name]
+            prepare, mine = partial(self._prepare, own, weights), [next(values) for _ in own]
+            if isinstance(module, LinearBase) and type(module.quant_method) is UnquantizedLinearMethod:
+                module.quant_method = _LinearOnHalves(self, name, module.quant_method, mine, prepare)
+            else:
+                module.forward = partial(self._run, name, module.forward, mine, prepare)
+        return weights
 
     def _prepare(self, parameters: list[torch.nn.Parameter], weights: Perturbed | None) -> list[slice]:
-        """Return the sides to compute, or none outside `at`; before that, write the values of both."""
+        """Return the sides to compute, or none outside `at`; before that, let the values of both be there."""
         if self._direction is None:
             return []
-        self._unused.difference_update(parameters)
-        if weights is not None:
+        if self._unused:
+            self._unused.difference_update(parameters)
+        if weights is not None and weights not in self._written:
             weights.write(self._direction, self._eps)
+            self._written = [self._norms, weights]
         return self._sides
 
     def _run(
@@ -191,7 +186,7 @@ class Halves:
         if not (sides := self._prepare([parameter], None)):
             return forward(*args, **kwargs)
         (piece,) = self._pieces[parameter]
-        with _PerturbedRows(parameter, piece, self._direction, self._eps) as rows:
+        with PerturbedRows(parameter, piece, self._direction, self._eps) as rows:
             outputs = [forward(*self._part(args, side), **self._part(kwargs, side)) for side in sides]
         if rows.answered != len(sides):
             raise UserError(f"{name} does not look its rows up one by one: use --mode lora")
@@ -223,6 +218,19 @@ class Halves:
             raise UserError(f"{name} works on something else than a row a token: use --mode lora")
 
 
+def _grouped(parameters: Mapping[str, list[torch.nn.Parameter]]) -> list[dict[str, list[torch.nn.Parameter]]]:
+    """Split modules, in their order, into groups that each fit into SCRATCH, or are one module."""
+    groups: list[dict[str, list[torch.nn.Parameter]]] = []
+    size = 0
+    for name, own in parameters.items():
+        size += bytes_of(own)
+        if not groups or size > SCRATCH:
+            groups.append({})
+            size = bytes_of(own)
+        groups[-1][name] = own
+    return groups
+
+
 class _LinearOnHalves(LinearMethodBase):
     """Multiplies each half of the tokens by weights of its own, straight into its half of the output."""
 
@@ -235,7 +243,7 @@ class _LinearOnHalves(LinearMethodBase):
         prepare: Callable[[], list[slice]],
     ) -> None:
         self._halves, self._name, self._method, self._prepare = halves, name, method, prepare
-        self._values = {id(parameter): (plus, minus) for parameter, plus, minus in values}
+        self._values = {id(parameter): (plus.t(), minus.t()) for parameter, plus, minus in values}
 
     def create_weights(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("the weights exist already")
@@ -247,37 +255,11 @@ class _LinearOnHalves(LinearMethodBase):
             return self._method.apply(layer, x, bias)
         self._halves.check_tokens(self._name, len(x))
         output = x.new_empty(len(x), len(layer.weight))
-        weights, biases = (self._values.get(id(p), (p, p)) for p in (layer.weight, bias))
+        weights = self._values.get(id(layer.weight)) or (layer.weight.t(),) * 2
+        biases = self._values.get(id(bias), (bias, bias))
         for tokens, weight, shift in zip(sides, weights, biases, strict=False):
             if shift is None:
-                torch.mm(x[tokens], weight.t(), out=output[tokens])
+                torch.mm(x[tokens], weight, out=output[tokens])
             else:
-                torch.addmm(shift, x[tokens], weight.t(), out=output[tokens])
+                torch.addmm(shift, x[tokens], weight, out=output[tokens])
         return output
-
-
-class _PerturbedRows(TorchFunctionMode):
-    """Answers the look-ups in one table: the first with rows at +, the second with those at -.
-
-    Both halves look up the same rows.
-    """
-
-    def __init__(self, table: torch.nn.Parameter, piece: Piece, direction: Direction, eps: float) -> None:
-        super().__init__()
-        self._table, self._piece, self._direction, self._eps = table, piece, direction, eps
-        self._minus: torch.Tensor | None = None
-        self.answered = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is not F.embedding or args[1] is not self._table:
-            return func(*args, **(kwargs or {}))
-        self.answered += 1
-        if self._minus is not None:
-            return self._minus
-        rows = args[0].reshape(-1)
-        plus, minus = (self._table.new_empty(len(rows), self._piece.region.cols) for _ in range(2))
-        weight = self._piece.of(self._table.data)
-        gather_pair_into(plus, minus, weight, rows, self._direction, self._piece.region, self._eps)
-        shape = (*args[0].shape, -1)
-        self._minus = minus.view(shape)
-        return plus.view(shape)

@@ -9,6 +9,7 @@ import torch
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from torch import nn
 
+from sglang_mezo_plugin.engine import halves
 from sglang_mezo_plugin.engine.dense import DenseCarrier
 from sglang_mezo_plugin.engine.session import open_session
 from sglang_mezo_plugin.errors import UserError
@@ -56,3 +57,28 @@ def test_all_reduces_are_not_fused_with_norms(tmp_path: Path, engine_args: dict[
     ) as session:
         runner = session.carrier._scorer._runner
         assert runner.server_args.enforce_disable_flashinfer_allreduce_fusion
+
+
+def test_how_many_layers_are_perturbed_at_once_does_not_matter(
+    tmp_path: Path, engine_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once, as for a model this small; each by itself; two or three at a time."""
+    path, batch = tiny_models.saved("opt", tmp_path), tiny_models.make_batch(3)
+    found = []
+    for scratch in (halves.SCRATCH, 1, 100_000):
+        monkeypatch.setattr(halves, "SCRATCH", scratch)
+        with tiny_models.opened(path, "float32", engine_args) as runner:
+            carrier, pairs = DenseCarrier(runner, Path(path)), []
+            for step in range(3):
+                pairs += carrier.score_pairs(batch, [Direction(step), Direction(9)], 1e-2)
+                carrier.step([(Direction(step), 1e-2)], decay=0.9, rounding_seed=step)
+            pairs.append((carrier.score(batch), carrier.score_at(batch, Direction(5), -1e-2)))
+            groups = len(carrier._halves._groups)
+        found.append((groups, pairs))
+    (most, wanted), *others = found
+    assert most == 1 < others[1][0] < others[0][0] == 2 * 4
+    for _, pairs in others:
+        for ours, theirs in zip(pairs, wanted, strict=True):
+            assert all(
+                tiny_models.largest_difference(*sides) == 0 for sides in zip(ours, theirs, strict=True)
+            )
