@@ -64,15 +64,15 @@ def _steps(reports: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     cases = [(name, report, case) for name, report in reports.items() for case in report["cases"]]
     cases.sort(key=lambda found: (found[2]["model"], found[2]["length"]))
     for name, report, case in cases:
-        gpus = report["machine"]["gpus"] if "-size 2" in report["command"] else 1
-        label = case["label"] + (f", {_parallel(report)} {gpus}" if gpus > 1 else "")
+        replicas = " --dp-size 2" in report["command"]
+        label = case["label"] + (", DP 2" if replicas else "")
         first = (case["model"], str(case["length"]), label)
         if case["status"] != "ok":
             yield (*first, "-", case["status"], "-", "-", name)
             continue
-        ratio = case["ms"] / case["floor_ms"]
-        sizes = (number(case["tokens"], 0), number(case["ms"]), number(case["floor_ms"]), number(ratio, 2))
-        yield (*first, *sizes, name)
+        floor = None if replicas else case["floor_ms"]  # it is that of one device
+        ratio = None if floor is None else case["ms"] / floor
+        yield (*first, number(case["tokens"], 0), number(case["ms"]), number(floor), number(ratio, 2), name)
 
 
 def _memory(reports: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -97,10 +97,6 @@ def _noise(reports: Mapping[str, Any]) -> Iterator[Sequence[str]]:
 
 def _script(report: Mapping[str, Any]) -> str:
     return Path(report["command"].split()[1]).stem
-
-
-def _parallel(report: Mapping[str, Any]) -> str:
-    return "TP" if "--tp-size 2" in report["command"] else "DP"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 # PYTHON names the interpreter that has SGLang; ATTENTION lists attention backends to try (default: triton).
 # The tests that the patches bring run with torch_native attention, which keeps fp32 on a GPU as on a CPU, so
 # that their bounds hold; those of the engine run so too, and then with the host's own kernels, whose TF32 is too
-# coarse for a derivative. TP 2 needs two GPUs. Some fifteen minutes.
+# coarse for a derivative. TP 2 and DP 2 need two GPUs. Some fifteen minutes.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -24,10 +24,11 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 "$python" -c 'import sglang, torch, transformers; print("sglang", sglang.__version__, "torch", torch.__version__, "transformers", transformers.__version__)'
 
 run tests/noise/test_noise_backends.py tests/noise/test_noise_errors.py "$@"
-run tests/engine --attention-backend torch_native --lora-backend torch_native "$@"
+run tests/engine --attention-backend torch_native "$@"
+run tests/engine/test_lora.py --attention-backend torch_native --lora-backend torch_native "$@"
 for attention in ${ATTENTION:-triton}; do
     for lora in triton csgmv; do
-        run tests/engine --ignore tests/engine/test_dense_updates.py -k "not derivative" --attention-backend "$attention" --lora-backend "$lora" "$@"
+        run tests/engine --ignore tests/engine/test_dense_updates.py --ignore tests/engine/test_ranks.py -k "not derivative" --attention-backend "$attention" --lora-backend "$lora" "$@"
     done
 done
 run tests/upstream --attention-backend torch_native "$@" \

@@ -8,7 +8,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--attention-backend", help="default: torch_native without a GPU, SGLang's choice with one"
     )
-    group.addoption("--lora-backend", help="default: torch_native without a GPU, SGLang's choice with one")
+    group.addoption("--lora-backend", help="default: this project's own")
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,7 @@ MODEL = {
     ),
 }
 METHOD = {
+    "graph": ("--cuda-graph", "--cuda-graph needs a GPU: leave it out with --device cpu"),
     "no mode": ("--mode", "argument --mode: expected one argument: see --help"),
     "module": (
         "--lora-target-modules q_proj q_prj",
