@@ -45,6 +45,7 @@ class Settings:
     baseline_steps: int
     warmup: int
     tp_size: int
+    dp_size: int
     lora_rank: int
     lora_target_modules: tuple[str, ...]
     server_args: tuple[str, ...]
@@ -133,7 +134,7 @@ def _measure(
     batches = [sampler.batch(settings.warmup + 1 + step).examples for step in range(steps)]
     updates = case.carrier in ("full", *BASELINES)
     works = [work_of_step(model, batch, settings.dtype.itemsize, updates) for batch in batches]
-    devices = 1 if case.carrier in BASELINES else settings.tp_size
+    devices = 1 if case.carrier in BASELINES else settings.tp_size * settings.dp_size
     return Result(
         case,
         "ok",
@@ -161,14 +162,15 @@ def _open(
     else:
         from engine_steps import EngineOptions, engine_run, open_engine
 
-        tensor_parallel = ("--tp-size", str(settings.tp_size)) if settings.tp_size > 1 else ()
+        sizes = {"--tp-size": settings.tp_size, "--dp-size": settings.dp_size}
+        ranks = [word for option, size in sizes.items() if size > 1 for word in (option, str(size))]
         options = EngineOptions(
             settings.device,
             settings.dtype,
             settings.batch_size,
             settings.lora_rank,
             settings.lora_target_modules,
-            (*tensor_parallel, *settings.server_args),
+            (*ranks, *settings.server_args),
             settings.cuda_graph,
         )
         with open_engine(model, carrier, examples, options) as session:

@@ -68,7 +68,14 @@ def make_parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="GPUs of a step of ours; the baselines take one",
+        help="GPUs that share the weights in a step of ours; the baselines take one GPU",
+    )
+    parser.add_argument(
+        *("--dp-size", "--dp", "--data-parallel-size"),
+        type=int,
+        default=1,
+        metavar="N",
+        help="replicas that share the scoring in a step of ours",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="append the kernels of each case")
@@ -109,7 +116,7 @@ def run(words: Sequence[str]) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for options that cannot be, before anything is measured."""
-    for option in ("batch_size", "steps", "baseline_steps", "warmup", "tp_size", "lora_rank"):
+    for option in ("batch_size", "steps", "baseline_steps", "warmup", "tp_size", "dp_size", "lora_rank"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option.replace('_', '-')} must be at least 1, not {getattr(args, option)}")
     if args.baseline_steps > args.steps:
@@ -134,6 +141,7 @@ def settings_of(args: argparse.Namespace, server_args: Sequence[str]) -> Setting
         baseline_steps=args.baseline_steps,
         warmup=args.warmup,
         tp_size=args.tp_size,
+        dp_size=args.dp_size,
         lora_rank=args.lora_rank,
         lora_target_modules=tuple(args.lora_target_modules),
         server_args=tuple(server_args),
@@ -158,6 +166,8 @@ def label(case: Case, args: argparse.Namespace) -> str:
     if case.carrier == "lora":
         words += [f"r{args.lora_rank}", ",".join(args.lora_target_modules)]
         words += ["graph"] if args.cuda_graph else []
+    if case.carrier not in BASELINES:
+        words += [f"{name} {size}" for name, size in (("TP", args.tp_size), ("DP", args.dp_size)) if size > 1]
     return " ".join([*words, case.noise] if case.noise != "gaussian" else words)
 
 

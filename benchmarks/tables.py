@@ -61,17 +61,14 @@ def table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
 
 
 def _steps(reports: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    cases = [(name, report, case) for name, report in reports.items() for case in report["cases"]]
-    cases.sort(key=lambda found: (found[2]["model"], found[2]["length"]))
-    for name, report, case in cases:
-        replicas = " --dp-size 2" in report["command"]
-        label = case["label"] + (", DP 2" if replicas else "")
-        first = (case["model"], str(case["length"]), label)
+    cases = [(name, case) for name, report in reports.items() for case in report["cases"]]
+    cases.sort(key=lambda found: (found[1]["model"], found[1]["length"]))
+    for name, case in cases:
+        first = (case["model"], str(case["length"]), case["label"])
         if case["status"] != "ok":
             yield (*first, "-", case["status"], "-", "-", name)
             continue
-        floor = None if replicas else case["floor_ms"]  # it is that of one device
-        ratio = None if floor is None else case["ms"] / floor
+        floor, ratio = case["floor_ms"], case["ms"] / case["floor_ms"]
         yield (*first, number(case["tokens"], 0), number(case["ms"]), number(floor), number(ratio, 2), name)
 
 

@@ -73,6 +73,8 @@ def serve_command(args: argparse.Namespace, checkpoint: Path, trained: Path, dty
         words = ["--model-path", str(checkpoint.resolve()), "--enable-lora"]
         words += ["--lora-paths", f"mezo={trained.resolve()}"]
     words += ["--dtype", str(dtype).removeprefix("torch.")]
+    if args.tp_size > 1:
+        words += ["--tp-size", str(args.tp_size)]
     if args.tokenizer_path:
         words += ["--tokenizer-path", args.tokenizer_path]
     if args.device == "cpu" or not torch.cuda.is_available():

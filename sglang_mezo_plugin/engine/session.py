@@ -171,4 +171,6 @@ def _parse_server_args(words: Sequence[str]) -> dict[str, Any]:
                 f"--{name.replace('_', '-')} {given[name]}: a model's layers stay together, on one host: "
                 "pass --tp-size in its place"
             )
+    if given.get("max_loras_per_batch", 2) < 2:
+        raise UserError("--max-loras-per-batch must be 2 or more, a slot for each sign: raise it")
     return given

@@ -53,6 +53,10 @@ MODEL = {
     ),
 }
 METHOD = {
+    "slots": (
+        "--max-loras-per-batch 1",
+        "--max-loras-per-batch must be 2 or more, a slot for each sign: raise it",
+    ),
     "graph": ("--cuda-graph", "--cuda-graph needs a GPU: leave it out with --device cpu"),
     "no mode": ("--mode", "argument --mode: expected one argument: see --help"),
     "module": (
