@@ -81,8 +81,9 @@ def test_step_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_does_not_fit_is_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On 3 MiB the pools of 256 tokens a sequence do not fit, alone or with others; those of 8 do."""
-    monkeypatch.setattr("sglang_mezo_plugin.engine.session.free_memory", lambda *unused: 3 * 2.0**20)
+    """In 1 MiB beside the weights pools of 256 tokens a sequence do not fit, alone or with those of 8."""
+    free = 4 * models.Model.write("tiny", tmp_path).parameters + 2.0**20
+    monkeypatch.setattr("sglang_mezo_plugin.engine.session.free_memory", lambda *unused: free)
     step = PlainMezo.step
 
     def small_batches_only(self: PlainMezo, batch: Any, seed: int) -> tuple[float, float]:
