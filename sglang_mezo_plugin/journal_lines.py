@@ -16,7 +16,7 @@ from typing import Any
 from sglang_mezo_plugin.errors import UserError
 
 FORMAT = "sglang-mezo journal"
-VERSION = 1
+VERSION = 2  # of the file, and of the noise: with version 1 the same seeds were other directions
 BEGINNING = f'{{"format":"{FORMAT}"'.encode()
 
 
@@ -102,7 +102,7 @@ def parse_header(path: Path, line: bytes) -> tuple[Header, str]:
     if content.get("version") != VERSION:
         raise UserError(
             f"{path}, line 1: a journal of version {content.get('version')}, but this release reads version "
-            f"{VERSION}: upgrade sglang-mezo"
+            f"{VERSION}: use the release that made it"
         )
     body, _, stated = line.rpartition(b',"checksum":"')
     checksum = _chain("", body)

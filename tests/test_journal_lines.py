@@ -30,7 +30,7 @@ def test_the_format_is_the_documented_one(path: Path) -> None:
     columns = "step seeds loss_plus loss_minus projected_grads learning_rate batch checksum"
     assert header == {
         "format": "sglang-mezo journal",
-        "version": 1,
+        "version": 2,
         "config": CONFIG,
         "model": {"w.bin": "ab"},
         "data": {"d.jsonl": "cd"},
@@ -83,7 +83,7 @@ def repeated(lines: Lines) -> Lines:
         (lambda lines: [*lines[:3], "\n", *lines[3:]], "line 4: it was changed"),
         (repeated, "line 5: step 3 stands where step 4 should"),
         (edited(1, "0.001", "0.002"), "line 1: it was changed, its checksum differs"),
-        (edited(1, '"version":1', '"version":2'), "line 1: a journal of version 2, but this release reads"),
+        (edited(1, '"version":2', '"version":1'), "line 1: a journal of version 1, but this release reads"),
         (edited(1, "sglang-mezo", "other"), "line 1: not a journal of sglang-mezo"),
         (lambda lines: ["step,loss\n", *lines], "line 1: not a journal of sglang-mezo"),
         (lambda lines: ["[]\n", *lines], "line 1: not a journal of sglang-mezo"),
