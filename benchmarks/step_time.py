@@ -30,7 +30,7 @@ from report import Table, number, write_json
 from step_cases import BASELINES, CARRIERS, Case, Result, Settings, measure_cases
 
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.options import Parser, parse
+from sglang_mezo_plugin.options import Parser, add_rank_options, parse
 from sglang_mezo_plugin.patch import require_patched
 
 COLUMNS = {"model": -12, "L": 5, "case": -36, "tokens": 8, "ms": 13, "floor ms": 9, "x baseline": 10}
@@ -63,20 +63,7 @@ def make_parser() -> Parser:
     parser.add_argument("--cuda-graph", action="store_true", help="of lora")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
-    parser.add_argument(
-        *("--tp-size", "--tp", "--tensor-parallel-size"),
-        type=int,
-        default=1,
-        metavar="N",
-        help="GPUs that share the weights in a step of ours; the baselines take one GPU",
-    )
-    parser.add_argument(
-        *("--dp-size", "--dp", "--data-parallel-size"),
-        type=int,
-        default=1,
-        metavar="N",
-        help="replicas that share the scoring in a step of ours",
-    )
+    add_rank_options(parser)  # of ours; the baselines take one GPU
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="append the kernels of each case")
     return parser

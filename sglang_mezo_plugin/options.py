@@ -46,6 +46,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--context-length", type=int, help="longest prompt with its longest option; default: the model's"
     )
+    add_rank_options(group)
+
+
+def add_rank_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         *("--tp-size", "--tp", "--tensor-parallel-size"),
         type=int,

@@ -64,7 +64,10 @@ class Halves:
                 raise UserError(f"{name} shares its weights with another module: use --mode lora")
             seen.update(own)
             (norms if all(p.dim() == 1 for p in own) else linear)[name] = own
-        self._tables = UpdatePlan([(p.of(t.data), p.region, p.decays) for t in tables for p in pieces[t]])
+        self._tables = [
+            UpdatePlan([(piece.of(table.data), piece.region, piece.decays) for piece in pieces[table]])
+            for table in tables
+        ]
         groups = _grouped(linear)
         head = max((min(table.numel(), HEAD_BLOCK) * table.element_size() for table in tables), default=0)
         sizes = [sum(map(bytes_of, group.values())) for group in groups]
@@ -94,7 +97,8 @@ class Halves:
 
     def step(self, update: Update) -> None:
         """Move all weights: tables now, others when they are perturbed next, or by `settle`."""
-        self._tables.accumulate_(update.moves, update.rounding_seed, update.decay)
+        for table in self._tables:
+            table.accumulate_(update.moves, update.rounding_seed, update.decay)
         for weights in (self._norms, *self._groups):
             weights.wait(update)
 

@@ -39,15 +39,17 @@ class Perturbed:
         self.parameters = parameters
         self.plus, self.minus = ([*_views(parameters, buffer)] for buffer in buffers)
         self._padded = []
-        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Region]] = []
-        decays: list[bool] = []
+        parts: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Region]]] = {}
+        decays: dict[torch.dtype, list[bool]] = {}
         for parameter, plus, minus in zip(parameters, self.plus, self.minus, strict=True):
             own = pieces[parameter]
-            parts += [(p.of(plus), p.of(minus), p.of(parameter.data), p.region) for p in own]
-            decays += [piece.decays for piece in own]
+            parts.setdefault(parameter.dtype, []).extend(
+                (piece.of(plus), piece.of(minus), piece.of(parameter.data), piece.region) for piece in own
+            )
+            decays.setdefault(parameter.dtype, []).extend(piece.decays for piece in own)
             if sum(piece.region.rows * piece.region.cols for piece in own) < parameter.numel():
                 self._padded.append((parameter.data, plus, minus))
-        self._plan = PairPlan(parts, decays)
+        self._plans = [PairPlan(parts[dtype], decays[dtype]) for dtype in parts]
         self._waiting: Update | None = None
 
     def write(self, direction: Direction, eps: float) -> None:
@@ -55,14 +57,14 @@ class Perturbed:
         for weight, plus, minus in self._padded:
             plus.copy_(weight)
             minus.copy_(weight)
+        if self._waiting and any(z.distribution != direction.distribution for z, _ in self._waiting.moves):
+            self.settle()
         update, self._waiting = self._waiting, None
-        if update is None:
-            self._plan.write(direction, eps)
-        elif any(z.distribution != direction.distribution for z, _ in update.moves):
-            self._plan.accumulate_(update.moves, update.rounding_seed, update.decay)
-            self._plan.write(direction, eps)
-        else:
-            self._plan.move_and_write(direction, eps, update.moves, update.rounding_seed, update.decay)
+        for plan in self._plans:
+            if update is None:
+                plan.write(direction, eps)
+            else:
+                plan.move_and_write(direction, eps, update.moves, update.rounding_seed, update.decay)
 
     def wait(self, update: Update) -> None:
         """Let a step wait, after taking one that waits already."""
@@ -73,7 +75,8 @@ class Perturbed:
         """Take the step that waits, if any."""
         update, self._waiting = self._waiting, None
         if update is not None:
-            self._plan.accumulate_(update.moves, update.rounding_seed, update.decay)
+            for plan in self._plans:
+                plan.accumulate_(update.moves, update.rounding_seed, update.decay)
 
 
 def bytes_of(parameters: Sequence[torch.Tensor]) -> int:

@@ -48,9 +48,8 @@ class PairPlan:
         decays: Sequence[bool] | None = None,
     ) -> None:
         entries = []
-        for (out_plus, out_minus, weight, region), decayed in zip(
-            parts, decays or [True] * len(parts), strict=True
-        ):
+        decays = [True] * len(parts) if decays is None else decays
+        for (out_plus, out_minus, weight, region), decayed in zip(parts, decays, strict=True):
             planes = {"weight": weight, "out_plus": out_plus, "out_minus": out_minus}
             check_apart(**planes)
             entries.append((*plan(region, **planes), decayed))
