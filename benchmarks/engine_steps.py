@@ -21,6 +21,7 @@ from sglang_mezo_plugin.journal import Header, StepRecord
 from sglang_mezo_plugin.losses import Scores, completion
 from sglang_mezo_plugin.noise import Direction, Distribution
 from sglang_mezo_plugin.optimizers import make_optimizer
+from sglang_mezo_plugin.probes import PairProbe
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
@@ -83,7 +84,8 @@ def engine_run(carrier: Carrier, sampler: Sampler, noise: Distribution) -> Run:
             with folder.open_journal(HEADER, resume=False) as journal:
                 sgd = make_optimizer("sgd", learning_rate=LEARNING_RATE)
                 observers = [_AfterStep(after_step)]
-                Trainer(carrier, sgd, completion, sampler, journal, folder, config, observers=observers).run()
+                probe = PairProbe(carrier, completion, sampler, config)
+                Trainer(carrier, sgd, probe, journal, folder, config, observers=observers).run()
 
     return run
 

@@ -11,18 +11,8 @@ from sglang_mezo_plugin.noise import Direction, Region
 from sglang_mezo_plugin.tasks.example import Batch
 
 
-class Carrier(Protocol):
-    """Trainable parameters theta that an engine evaluates without ever moving them while it probes."""
-
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
-        """Score a batch at theta + eps z and at theta - eps z, for each direction z."""
-        ...
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch at theta itself."""
-        ...
+class Trainable(Protocol):
+    """Parameters theta that an optimizer moves."""
 
     def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
         """Set theta to decay * theta + sum(c * z for (z, c) in moves).
@@ -45,4 +35,18 @@ class Carrier(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write theta as a PEFT adapter, or as a Hugging Face checkpoint."""
+        ...
+
+
+class Carrier(Trainable, Protocol):
+    """Trainable parameters theta that an engine evaluates without ever moving them while it probes."""
+
+    def score_pairs(
+        self, batch: Batch, directions: Sequence[Direction], eps: float
+    ) -> list[tuple[Scores, Scores]]:
+        """Score a batch at theta + eps z and at theta - eps z, for each direction z."""
+        ...
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch at theta itself."""
         ...

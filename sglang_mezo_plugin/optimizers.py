@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from sglang_mezo_plugin.carrier import Carrier
+from sglang_mezo_plugin.carrier import Trainable
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
 
@@ -25,7 +25,7 @@ Grads = Sequence[tuple[Direction, float]]
 class Optimizer(Protocol):
     """An update rule. Weight decay spares biases and norms: parameters of one dimension."""
 
-    def attach(self, carrier: Carrier) -> None:
+    def attach(self, carrier: Trainable) -> None:
         """Take the carrier to train, with state as before step 1. UserError if it has no state to offer."""
         ...
 
@@ -40,7 +40,7 @@ class SGD:
     def __init__(self, weight_decay: float = 0.0) -> None:
         self.weight_decay = weight_decay
 
-    def attach(self, carrier: Carrier) -> None:
+    def attach(self, carrier: Trainable) -> None:
         self._carrier = carrier
 
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
@@ -56,7 +56,7 @@ class Momentum:
         self.momentum = momentum
         self.weight_decay = weight_decay
 
-    def attach(self, carrier: Carrier) -> None:
+    def attach(self, carrier: Trainable) -> None:
         self._carrier = carrier
         self._velocity = _zeros(carrier)
 
@@ -80,7 +80,7 @@ class Adam:
         self.eps = eps
         self.weight_decay = weight_decay
 
-    def attach(self, carrier: Carrier) -> None:
+    def attach(self, carrier: Trainable) -> None:
         self._carrier = carrier
         self._first = _zeros(carrier)
         self._second = _zeros(carrier)
@@ -133,7 +133,7 @@ def _check(message: str, fine: bool) -> None:
         raise UserError(message)
 
 
-def _zeros(carrier: Carrier) -> dict[str, torch.Tensor]:
+def _zeros(carrier: Trainable) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(parameter) for name, (parameter, _) in carrier.parameters().items()}
 
 

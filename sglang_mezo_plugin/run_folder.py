@@ -17,15 +17,20 @@ from typing import IO, Any
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.journal import Header, Journal, StepRecord, holds_run, writing
 
+Describe = Callable[[StepRecord, float | None], dict[str, Any]]
+"""describe(record, seconds): what `metrics.jsonl` says of a step; seconds are None where a kill lost them."""
+
 
 class RunFolder:
     """The folder of a run, made if need be. UserError if that cannot be, or if it cannot be written.
 
-    evaluations: those of `evals.jsonl`, by step, once the journal is open.
+    describe: makes a step's line of `metrics.jsonl`; by default that of training. evaluations: those of
+    `evals.jsonl`, by step, once the journal is open.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, describe: Describe | None = None) -> None:
         self.path = path
+        self.describe = describe or step_metrics
         self.journal = path / "journal.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.evals = path / "evals.jsonl"
@@ -85,7 +90,7 @@ class RunFolder:
         with writing(self.path):
             self.summary.unlink(missing_ok=True)
         known = _cut_back(self.metrics, lambda previous: range(previous + 1, min(previous + 1, last) + 1))
-        _append(self.metrics, [step_metrics(record, None) for record in records[len(known) :]])
+        _append(self.metrics, [self.describe(record, None) for record in records[len(known) :]])
         self.evaluations = _cut_back(self.evals, lambda previous: range(previous + 1, last + 1), before=-1)
 
 

@@ -41,6 +41,7 @@ from sglang_mezo_plugin.options import (
     parse,
 )
 from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.probes import PairProbe
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.run_header import make_header
 from sglang_mezo_plugin.run_summary import describe_run, serve_command
@@ -135,8 +136,7 @@ def train(words: Sequence[str]) -> RunResult:
         trainer = Trainer(
             carrier,
             session.spread(optimizer),
-            function,
-            sampler,
+            PairProbe(carrier, function, sampler, config),
             journal,
             folder,
             config,

@@ -1,4 +1,7 @@
-"""The loop: batch -> losses at theta +- eps z -> projected gradients -> journal -> update.
+"""The loop: probe -> journal -> update.
+
+A probe is what a step learns before the weights move: losses of a batch at theta +- eps z, or rewards of a
+population. It returns the step's record: directions, and the projected gradient along each.
 
 The journal hears of a step before the weights move. So it is never behind them, and replaying it on the
 base weights is the whole truth about a run: an uninterrupted run and one that was killed anywhere and resumed
@@ -13,25 +16,15 @@ from statistics import median
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
-from sglang_mezo_plugin import spsa
-from sglang_mezo_plugin.carrier import Carrier
+from sglang_mezo_plugin.carrier import Trainable
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.journal import Journal, StepRecord
-from sglang_mezo_plugin.losses import Objective, loss
 from sglang_mezo_plugin.noise import Direction, Distribution
 from sglang_mezo_plugin.optimizers import Optimizer
-from sglang_mezo_plugin.run_folder import RunFolder, step_metrics
-from sglang_mezo_plugin.schedules import learning_rate
+from sglang_mezo_plugin.probes import CURE, NonFiniteLoss, Probe
+from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.stopping import StopRequest
-from sglang_mezo_plugin.tasks.sampler import Sampler
 from sglang_mezo_plugin.trainer_config import TrainerConfig
-
-FLOAT32_MAX = 2.0**128 - 2.0**104
-CURE = "pass a smaller --eps or --learning-rate, or --dtype bfloat16 or float32"
-
-
-class NonFiniteLoss(UserError):
-    """A loss that is infinite or NaN."""
 
 
 class Observer(Protocol):
@@ -69,7 +62,7 @@ class RunResult:
 
 
 def replay(
-    carrier: Carrier,
+    carrier: Trainable,
     optimizer: Optimizer,
     records: Sequence[StepRecord],
     distribution: Distribution,
@@ -106,10 +99,9 @@ class Trainer:
 
     def __init__(
         self,
-        carrier: Carrier,
+        carrier: Trainable,
         optimizer: Optimizer,
-        objective: Objective,
-        sampler: Sampler,
+        probe: Probe,
         journal: Journal,
         folder: RunFolder,
         config: TrainerConfig,
@@ -122,8 +114,7 @@ class Trainer:
         optimizer.attach(carrier)
         self.carrier = carrier
         self.optimizer = optimizer
-        self.objective = objective
-        self.sampler = sampler
+        self.probe = probe
         self.journal = journal
         self.folder = folder
         self.config = config
@@ -157,7 +148,7 @@ class Trainer:
 
     def _check_batches(self) -> None:
         for record in self.journal.records[-1:]:
-            if self.sampler.batch(record.step).identity != record.batch:
+            if self.probe.batch_identity(record.step) != record.batch:
                 raise UserError(
                     f"{self.journal.path}: the batch of step {record.step} is now another one: restore the "
                     "data and the options that choose it, or choose another --output-dir"
@@ -179,42 +170,15 @@ class Trainer:
 
     def _step(self, step: int) -> None:
         start = perf_counter()
-        record = self._probe(step)
+        record, found = self.probe(step)
         self.journal.append(record)
         _update(self.optimizer, record, self.config.distribution)
         seconds = perf_counter() - start
         self._seconds.append(seconds)
-        metrics = step_metrics(record, seconds)
+        metrics = {**self.folder.describe(record, seconds), **found}
         self.folder.add_metrics(metrics)
         for observer in self.observers:
             observer.on_step(record, dict(metrics))
-
-    def _probe(self, step: int) -> StepRecord:
-        """Return all that there is to know of a step before the weights move."""
-        config = self.config
-        batch = self.sampler.batch(step)
-        directions = spsa.directions(config.seed, step, config.num_pairs, config.distribution)
-        losses = [
-            (loss(self.objective, batch.examples, plus), loss(self.objective, batch.examples, minus))
-            for plus, minus in self.carrier.score_pairs(batch, directions, config.eps)
-        ]
-        grads = [spsa.projected_grad(plus, minus, config.eps) for plus, minus in losses]
-        for direction, (plus, minus), grad in zip(directions, losses, grads, strict=True):
-            # Infinite losses make an infinite or NaN gradient; moves are made of fp32 coefficients.
-            if not abs(grad) <= FLOAT32_MAX:
-                raise NonFiniteLoss(
-                    f"step {step}: losses {plus} and {minus} at theta + eps z and theta - eps z (batch "
-                    f"{batch.identity}, direction seed {direction.seed}): {CURE}"
-                )
-        return StepRecord(
-            step,
-            tuple(direction.seed for direction in directions),
-            tuple(plus for plus, _ in losses),
-            tuple(minus for _, minus in losses),
-            tuple(spsa.clip(grad, config.projected_grad_clip) for grad in grads),
-            learning_rate(step, config.steps, config.learning_rate, config.schedule, config.warmup_steps),
-            batch.identity,
-        )
 
     def _evaluation_is_due(self, step: int) -> bool:
         done = bool(self.folder.evaluations) and self.folder.evaluations[-1]["step"] == step

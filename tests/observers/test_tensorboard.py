@@ -20,7 +20,7 @@ from training import Run
 
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.observers.tensorboard import TensorBoard
-from sglang_mezo_plugin.trainer import NonFiniteLoss
+from sglang_mezo_plugin.probes import NonFiniteLoss
 from sglang_mezo_plugin.trainer_config import TrainerConfig
 
 
