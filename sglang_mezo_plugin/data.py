@@ -59,7 +59,7 @@ def load_examples(
     return tokenize(records, tokenizer, length, args.truncate_prompts, args.append_eos)
 
 
-def digest(examples: Sequence[Example]) -> str:
+def digest(examples: Sequence[Any]) -> str:
     """Return the SHA-256 of examples: of file, task, template, tokenizer and all else that makes them."""
     sha = hashlib.sha256()
     for example in examples:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +31,28 @@ METHOD = (
     "warmup_steps",
 )
 OPTIMIZER = {"sgd": (), "momentum": ("momentum",), "adam": ("adam_betas", "adam_eps")}
+EVOLUTION = (
+    "mode",
+    "seed",
+    "population",
+    "estimator",
+    "shaping",
+    "eps",
+    "learning_rate",
+    "distribution",
+    "optimizer",
+    "weight_decay",
+    "schedule",
+    "warmup_steps",
+    "batch_size",
+    "reward",
+    "chat",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop",
+)
 LORA = ("lora_rank", "lora_alpha", "lora_target_modules", "lora_layers_to_transform")
 
 
@@ -40,16 +64,30 @@ def make_header(
     examples: digest of the tokenised training examples. SHA-256 of all weights takes about a second a
     gigabyte and thread.
     """
-    names = [*METHOD, *OPTIMIZER[args.optimizer]]
+    config = {"dtype": str(dtype).removeprefix("torch."), "objective": objective}
+    return _header(args, METHOD, config, checkpoint, {"train examples": examples})
+
+
+def make_evolution_header(args: argparse.Namespace, checkpoint: Path, questions: str) -> Header:
+    """Return the header for the options of a run by evolution strategies. questions: their digest."""
+    return _header(args, EVOLUTION, {}, checkpoint, {"train questions": questions})
+
+
+def _header(
+    args: argparse.Namespace,
+    options: Sequence[str],
+    config: dict[str, Any],
+    checkpoint: Path,
+    data: dict[str, str],
+) -> Header:
+    names = [*options, *OPTIMIZER[args.optimizer]]
     if args.schedule != "constant":
         names.append("steps")
     if args.mode == "lora" and not args.lora_path:
         names.extend(LORA)
-    config = {name: getattr(args, name) for name in names}
-    config |= {"dtype": str(dtype).removeprefix("torch."), "objective": objective}
+    config = {name: getattr(args, name) for name in names} | config
     lora_path = Path(args.lora_path) if args.mode == "lora" and args.lora_path else None
-    hashes = file_hashes(hashed_files(checkpoint, lora_path))
-    return Header(_as_json(config), hashes, {"train examples": examples})
+    return Header(_as_json(config), file_hashes(hashed_files(checkpoint, lora_path)), data)
 
 
 def hashed_files(checkpoint: Path, lora_path: Path | None) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ PATHS = ("model_path", "lora_path")
 
 TEXT = """# A run of sglang-mezo
 
-    python -m sglang_mezo_plugin.train {words}
+    python -m sglang_mezo_plugin.{command} {words}
 
 | file | |
 | --- | --- |
@@ -27,7 +27,7 @@ TEXT = """# A run of sglang-mezo
 | `metrics.jsonl`, `evals.jsonl` | the numbers of each step, and of each evaluation |
 | `options.json` | all options |
 | `parameters.json` | names of the trained parameters |
-| `summary.json`, `loss.png` | how it ended |
+| `summary.json`, `{picture}` | how it ended |
 | `{output}` | the result.{best} |
 | `tensorboard/` | `tensorboard --logdir {folder}` |
 
@@ -37,7 +37,8 @@ Go on with it: the same command with `--resume`. Weights of step N:
 """
 
 
-BEST = " `best/`: the adapter with the lowest evaluation loss."
+BEST = " `best/`: the adapter with the best evaluation."
+SECRETS = ("--api-key", "--admin-api-key")
 
 
 def describe_run(
@@ -46,16 +47,21 @@ def describe_run(
     args: argparse.Namespace,
     server_args: Sequence[str],
     parameters: Sequence[str],
+    command: str = "train",
 ) -> None:
-    """Write README.md, options.json and parameters.json."""
+    """Write README.md, options.json and parameters.json; keys of servers are left out of them."""
     text = TEXT.format(
-        words=shlex.join(word for word in words if word != "--resume"),
+        command=command,
+        words=shlex.join(_public(word for word in words if word != "--resume")),
         folder=shlex.quote(str(folder.resolve())),
         output="adapter/" if args.mode == "lora" else "model/",
+        picture="reward.png" if command == "evolve" else "loss.png",
         best=BEST if args.mode == "lora" else "",
     )
     (folder / "README.md").write_text(text)
-    options = {**vars(args), "server_args": list(server_args)}
+    options = {**vars(args), "server_args": _public(server_args)}
+    for name in SECRETS:
+        options.pop(name.removeprefix("--").replace("-", "_"), None)
     for name in PATHS:
         if options[name] and Path(options[name]).exists():  # it may be a name on the hub
             options[name] = str(Path(options[name]).resolve())
@@ -80,3 +86,22 @@ def serve_command(args: argparse.Namespace, checkpoint: Path, trained: Path, dty
     if args.device == "cpu" or not torch.cuda.is_available():
         words += ON_CPU
     return shlex.join(["python", "-m", "sglang.launch_server", *words])
+
+
+def serve_adapter_command(checkpoint: Path, trained: Path, server_args: Sequence[str]) -> str:
+    """Return the command that serves an adapter on its base, with the options that its run gave a server."""
+    words = ["--model-path", str(checkpoint.resolve()), "--enable-lora"]
+    words += ["--lora-paths", f"mezo={trained.resolve()}", *_public(server_args)]
+    return shlex.join(["python", "-m", "sglang.launch_server", *words])
+
+
+def _public(words: Iterable[str]) -> list[str]:
+    """Return words of a command line without the keys that are among them."""
+    public: list[str] = []
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if public and public[-1] in SECRETS:
+            public.append("KEY")
+        else:
+            public.append(f"{option}=KEY" if equals and option in SECRETS else word)
+    return public

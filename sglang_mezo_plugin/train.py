@@ -38,6 +38,7 @@ from sglang_mezo_plugin.options import (
     add_method_options,
     add_model_options,
     add_run_options,
+    add_training_options,
     parse,
 )
 from sglang_mezo_plugin.patch import require_patched
@@ -69,7 +70,7 @@ def make_parser() -> Parser:
     data.add_argument("--max-eval-examples", type=int, metavar="N", help="use the first N; default: all")
     add_method_options(parser)
     add_lora_options(parser)
-    add_run_options(parser)
+    add_training_options(add_run_options(parser))
     return parser
 
 
@@ -203,13 +204,13 @@ def make_adapter(args: argparse.Namespace, checkpoint: Path) -> Adapter:
     )
 
 
-def finish(folder: Path, result: RunResult, command: str) -> None:
+def finish(folder: Path, result: RunResult, command: str, picture: str = "loss.png") -> None:
     """Print what has come of a run."""
     for name, evaluation in (("before", result.first_evaluation), ("after", result.last_evaluation)):
         if evaluation:
             numbers = "  ".join(f"{key} {value:.4f}" for key, value in evaluation.items() if key != "step")
             print(f"{name:>7} (step {evaluation['step']}): {numbers}")
-    print(f"{result.status} at step {result.last_step}; the run is in {folder}: see its README.md, loss.png")
+    print(f"{result.status} at step {result.last_step}; the run is in {folder}: see its README.md, {picture}")
     if result.status == "stopped":
         print("go on with it: the same command with --resume")
     print(f"serve it:\n  {command}")

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,14 +22,33 @@ LINE_SECONDS = 10.0
 REFRESH_SECONDS = 0.2
 
 Clock = Callable[[], float]
+Metrics = Mapping[str, Any]
+Numbers = Callable[[Sequence[Metrics]], list[str]]
+
+
+def loss_numbers(recent: Sequence[Metrics]) -> list[str]:
+    """Mean of both losses of each pair over the steps; the last one's projected gradient, learning rate."""
+    losses = [(metrics["loss_plus"] + metrics["loss_minus"]) / 2 for metrics in recent]
+    return [
+        f"loss {fmean(losses):.4f}",
+        f"grad {recent[-1]['projected_grad']:.3g}",
+        f"lr {recent[-1]['learning_rate']:.3g}",
+    ]
+
+
+def reward_numbers(recent: Sequence[Metrics]) -> list[str]:
+    """Mean, best and spread of the last generation, and theta's own reward if it was asked for."""
+    last = recent[-1]
+    mean = [f"theta {last['mean_reward']:.4f}"] if last.get("mean_reward") is not None else []
+    spread = f"reward {last['reward']:.4f} ± {last['reward_std']:.4f}"
+    return [spread, f"best {last['best_reward']:.4f}", *mean, f"{last['members']} members"]
 
 
 class Progress:
-    """An observer that shows step, loss, projected gradient (grad), learning rate (lr), speed and time left.
+    """An observer that shows step, numbers of the last 20 steps, speed and time left.
 
-    The loss is the mean of both sides of each pair over the last 20 steps, steps/s the speed of these steps
-    alone; grad and lr are the last step's. The time left includes evaluations, if there have been any since
-    the first step. Each evaluation has its own line, with "best" if no loss has been as low before.
+    steps/s is the speed of these steps alone. The time left includes evaluations, if there have been any
+    since the first step. Each evaluation has its own line, with "best" if no loss has been as low before.
 
     On a terminal that is a bar. Elsewhere it is a line for the first step, for the last, and in between at
     most every 10 seconds or 1% of the steps, whichever is rarer; there are no control characters in it.
@@ -44,16 +63,19 @@ class Progress:
         quiet: bool = False,
         console: Console | None = None,
         clock: Clock = time.monotonic,
+        numbers: Numbers = loss_numbers,
+        unit: str = "step",
     ) -> None:
         # Without this, rich would take a log file for a terminal where FORCE_COLOR is set.
         console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._folder = folder
         self._clock = clock
-        self._losses: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._numbers = numbers
+        self._unit = unit
+        self._recent: deque[Metrics] = deque(maxlen=RECENT_STEPS)
         self._view = _Nothing()
         if not quiet:
-            self._view = _Bar(console, clock) if console.is_interactive else _Lines(console, clock)
+            self._view = _Bar(console, clock) if console.is_interactive else _Lines(console, clock, unit)
 
     def on_start(self, first_step: int, total_steps: int) -> None:
         self._first_step = first_step
@@ -63,19 +85,14 @@ class Progress:
         self._view.start(first_step, total_steps)
 
     def on_step(self, record: StepRecord, metrics: dict[str, Any]) -> None:
-        self._losses.append((metrics["loss_plus"] + metrics["loss_minus"]) / 2)
-        self._seconds.append(metrics["seconds"])
-        numbers = [
-            f"loss {fmean(self._losses):.4f}",
-            f"grad {metrics['projected_grad']:.3g}",
-            f"lr {metrics['learning_rate']:.3g}",
-            f"{1 / fmean(self._seconds):.3g} steps/s",
-            *self._time_left(record.step),
-        ]
-        self._view.step(record.step, numbers)
+        self._recent.append(metrics)
+        seconds = fmean(metrics["seconds"] for metrics in self._recent)
+        speed = f"{seconds:.3g} s/{self._unit}" if seconds > 9 else f"{1 / seconds:.3g} {self._unit}s/s"
+        self._view.step(record.step, [*self._numbers(self._recent), speed, *self._time_left(record.step)])
 
     def on_eval(self, step: int, metrics: dict[str, float]) -> None:
-        line = f"step {step}  eval loss {metrics['loss']:.4f}"
+        name = "reward" if "reward" in metrics else "loss"
+        line = f"{self._unit} {step}  eval {name} {metrics[name]:.4f}"
         if "accuracy" in metrics:
             line += f"  accuracy {metrics['accuracy']:.1%}"
         best = metrics["loss"] < self._best_loss
@@ -111,9 +128,10 @@ class _Nothing:
 class _Lines(_Nothing):
     """Plain lines, written out at once."""
 
-    def __init__(self, console: Console, clock: Clock) -> None:
+    def __init__(self, console: Console, clock: Clock, unit: str) -> None:
         self._console = console
         self._clock = clock
+        self._unit = unit
         self._waiting: str | None = None
 
     def start(self, first_step: int, total_steps: int) -> None:
@@ -122,7 +140,7 @@ class _Lines(_Nothing):
         self._next_time = self._clock()
 
     def step(self, step: int, numbers: list[str]) -> None:
-        self._waiting = "  ".join([f"step {step}/{self._total_steps}", *numbers])
+        self._waiting = "  ".join([f"{self._unit} {step}/{self._total_steps}", *numbers])
         now = self._clock()
         if step == self._total_steps or (step >= self._next_step and now >= self._next_time):
             self._next_step = step + math.ceil(self._total_steps / 100)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class TensorBoard:
     """An observer that writes scalars, and keeps none back: a kill loses nothing.
 
-    For each step train/loss_plus, train/loss_minus, their mean train/loss, train/projected_grad and
-    train/learning_rate; for each evaluation eval/loss and, if there is one, eval/accuracy.
+    For each step what `metrics.jsonl` says of it, as train/loss_plus, train/projected_grad, ..., and the mean
+    of both losses of a pair as train/loss; for each evaluation eval/loss and, if there is one, eval/accuracy.
 
     folder: of the run. UserError if OUT/tensorboard cannot be made, or later if it cannot be written.
     """
@@ -34,9 +34,11 @@ class TensorBoard:
             self._writer = SummaryWriter(self._path, purge_step=purge_step)
 
     def on_step(self, record: StepRecord, metrics: dict[str, Any]) -> None:
-        names = ("loss_plus", "loss_minus", "projected_grad", "learning_rate")
-        loss = (metrics["loss_plus"] + metrics["loss_minus"]) / 2
-        self._write("train", record.step, {"loss": loss, **{name: metrics[name] for name in names}})
+        drawn = metrics.keys() - {"step", "seconds"}
+        scalars = {name: metrics[name] for name in sorted(drawn) if metrics[name] is not None}
+        if "loss_plus" in metrics:
+            scalars["loss"] = (metrics["loss_plus"] + metrics["loss_minus"]) / 2
+        self._write("train", record.step, scalars)
 
     def on_eval(self, step: int, metrics: dict[str, float]) -> None:
         self._write("eval", step, metrics)

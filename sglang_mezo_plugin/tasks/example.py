@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,16 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Examples that are scored together.
+class Batch(Generic[T]):
+    """Examples that are scored together, or other things that are drawn together.
 
     identity: 16 hexadecimal digits that tell the batch from any other, for the journal.
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[T, ...]
     identity: str
 
     @classmethod
-    def of(cls, examples: Sequence[Example]) -> "Batch":
+    def of(cls, examples: Sequence[T]) -> "Batch[T]":
         digest = hashlib.sha256(repr(tuple(examples)).encode())
         return cls(tuple(examples), digest.hexdigest()[:16])

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.tasks.example import Record
@@ -15,16 +16,24 @@ from sglang_mezo_plugin.tasks.jsonl import jsonl_rows
 DATA_SET_NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}(:\S+)?")
 
 
+T = TypeVar("T")
+
+
 def read_records(source: str, task: Task, limit: int | None) -> list[Record]:
-    """Return the first `limit` records of a source, or all of them for None.
+    """Return the first `limit` records of a source, or all of them for None: see `read_rows`."""
+    return read_rows(source, task, limit)
+
+
+def read_rows(source: str, made_of: Callable[[Row, str], T], limit: int | None) -> list[T]:
+    """Return what `made_of(row, where)` makes of a source's first `limit` rows, or of all of them for None.
 
     source: a .csv, .json or .parquet file; any other file, read as JSONL; or, if no file has that name, a
     Hugging Face data set, "name", "name:split" or "name/config:split". UserError for a source that is
-    missing, unreadable or empty, for the first row that the task refuses, and for a limit below 1.
+    missing, unreadable or empty, for the first row that is refused, and for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise UserError(f"{source}: a limit of {limit} records leaves none: it must be 1 or more")
-    records = [task(row, where) for row, where in islice(_rows(source), limit)]
+    records = [made_of(row, where) for row, where in islice(_rows(source), limit)]
     if not records:
         raise UserError(f"{source}: no records in it: name a file or a split that has some")
     return records

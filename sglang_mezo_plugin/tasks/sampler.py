@@ -1,22 +1,25 @@
 """The order in which examples are drawn: epochs, each one permuted, as a pure function of (seed, step)."""
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.tasks.example import Batch, Example
+from sglang_mezo_plugin.tasks.example import Batch
+
+T = TypeVar("T")
 
 
-class Sampler:
+class Sampler(Generic[T]):
     """Batches drawn without replacement: every example once an epoch.
 
     The epochs follow each other in one endless sequence, and step s takes its elements (s - 1) * batch_size
     to s * batch_size. So a batch may straddle two epochs, and be larger than the data set.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int) -> None:
+    def __init__(self, examples: Sequence[T], batch_size: int, seed: int) -> None:
         """seed: 0 <= seed < 2**64. UserError if it is outside, without examples, or for batch_size < 1."""
         if not examples:
             raise UserError("no examples to train on: the data set is empty")
@@ -30,7 +33,7 @@ class Sampler:
         self._epoch = 0
         self._order = self._permutation(0)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch[T]:
         """Return the batch of a step, counted from 1; any step may be asked for, in any order."""
         if step < 1:
             raise ValueError(f"steps count from 1, not {step}")

@@ -69,7 +69,7 @@ def test_lines_are_the_metrics(tmp_path: Path) -> None:
         "step 2/40  loss 1.5000  grad -24.7  lr 5e-07  0.143 steps/s  0:06:20 left",
         "step 3/40  loss 1.2222  grad -37  lr 3.33e-07  0.125 steps/s  0:06:10 left",
         "step 3  eval loss 0.7313",
-        "step 4/40  loss 1.0417  grad -49.4  lr 2.5e-07  0.0909 steps/s  0:24:00 left",
+        "step 4/40  loss 1.0417  grad -49.4  lr 2.5e-07  11 s/step  0:24:00 left",
         f"step 40/40  loss {forgetful:.4f}  grad -494  lr 2.5e-08  4 steps/s  0:00:00 left",
         "step 40  eval loss 0.5000  best",
     ]
