@@ -34,18 +34,12 @@ def merged_tensors(checkpoint: Path, adapter: Adapter) -> Iterator[tuple[str, to
         weight = f"{module}.weight"
         found = weight if weight in stored else weight.removeprefix(f"{model.base_model_prefix}.")
         if found not in stored:
-            raise UserError(
-                f"{checkpoint} has no {weight}, which the adapter changes: serve it as an adapter"
-            )
+            raise UserError(f"{checkpoint} has no {weight}, which the adapter changes: leave out --merge")
         pair = (adapter.tensors[name.replace(".lora_A.", ".lora_B.")], adapter.tensors[name])
         adapted[found] = (pair, isinstance(model.get_submodule(module), Conv1D))
     for name, tensor in read_tensors(checkpoint):
         if name in adapted:
-            a_name, transposed = adapted[name]
-            a, b = (
-                adapter.tensors[a_name].cpu(),
-                adapter.tensors[a_name.replace(".lora_A.", ".lora_B.")].cpu(),
-            )
+            (b, a), transposed = adapted[name]
             delta = scale * (b @ a)
             tensor = (tensor.float() + (delta.T if transposed else delta)).to(tensor.dtype)
         yield name, tensor
