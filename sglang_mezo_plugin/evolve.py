@@ -45,7 +45,7 @@ from sglang_mezo_plugin.rewards import load_reward
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.run_header import make_evolution_header
 from sglang_mezo_plugin.run_summary import describe_run, serve_adapter_command
-from sglang_mezo_plugin.server import Sampling, Server
+from sglang_mezo_plugin.server import Retries, Sampling, Server
 from sglang_mezo_plugin.server.launch import LaunchedServer, lora_words
 from sglang_mezo_plugin.server.population import Population, Strategy
 from sglang_mezo_plugin.server.tensors import target_names
@@ -101,7 +101,8 @@ def evolve(words: Sequence[str]) -> RunResult:
     eval_questions = (
         read_questions(args.eval_file, args.max_eval_examples, args.chat) if args.eval_file else []
     )
-    args.batch_size = args.batch_size or len(questions)
+    if args.batch_size is None:
+        args.batch_size = len(questions)
     sampler = Sampler(questions, args.batch_size, args.seed)
     checkpoint = find_checkpoint(args.model_path)
     adapter = make_adapter(args, checkpoint)
@@ -159,7 +160,8 @@ def config_of(args: argparse.Namespace) -> TrainerConfig:
 
 
 def strategy_of(args: argparse.Namespace) -> Strategy:
-    for name, least in (("max_new_tokens", 1), ("concurrency", 1), ("temperature", 0.0), ("timeout", 1e-3)):
+    limits = {"max_new_tokens": 1, "concurrency": 1, "temperature": 0, "timeout": 0.001, "patience": 0}
+    for name, least in limits.items():
         value = getattr(args, name)
         if not least <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} must be at least {least:g} and finite, not {value}")
@@ -190,7 +192,8 @@ def connected(
                 api_key=api_key,
                 admin_api_key=admin_api_key,
                 timeout=args.timeout,
-                adapter_folder=args.adapter_folder,
+                retries=Retries(patience=args.patience),
+                adapter_folder=Path(args.adapter_folder) if args.adapter_folder else None,
             )
         )
         server.unload_leftovers()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from sglang_mezo_plugin.errors import UserError
@@ -171,8 +170,10 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--concurrency", type=int, default=256, help="completions in flight; default: 256")
     group.add_argument("--timeout", type=float, default=600, help="seconds for a completion; default: 600")
     group.add_argument(
+        "--patience", type=float, default=300, help="seconds to wait for a server that is down; default: 300"
+    )
+    group.add_argument(
         "--adapter-folder",
-        type=Path,
         metavar="DIR",
         help="pass adapters through this folder, that the server reads, and not with the requests",
     )

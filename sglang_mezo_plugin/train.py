@@ -208,7 +208,10 @@ def finish(folder: Path, result: RunResult, command: str, picture: str = "loss.p
     """Print what has come of a run."""
     for name, evaluation in (("before", result.first_evaluation), ("after", result.last_evaluation)):
         if evaluation:
-            numbers = "  ".join(f"{key} {value:.4f}" for key, value in evaluation.items() if key != "step")
+            hidden = {"step", "loss"} if "reward" in evaluation else {"step"}
+            numbers = "  ".join(
+                f"{key} {value:.4f}" for key, value in evaluation.items() if key not in hidden
+            )
             print(f"{name:>7} (step {evaluation['step']}): {numbers}")
     print(f"{result.status} at step {result.last_step}; the run is in {folder}: see its README.md, {picture}")
     if result.status == "stopped":
