@@ -16,6 +16,7 @@ setup(
     package_dir={"sglang_mezo_plugin._patches": "patches"},
     package_data={"sglang_mezo_plugin._patches": ["*.patch"]},
     install_requires=[
+        "aiohttp==3.14.5",
         "matplotlib==3.11.2",
         "peft==0.21.2",
         "sglang==0.5.23",

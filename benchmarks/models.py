@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import LlamaConfig, OPTConfig, PretrainedConfig
@@ -16,6 +17,21 @@ from sglang_mezo_plugin.tasks.example import Example
 
 FIRST_TOKEN = 4  # those before it are OPT's special ones
 SEED = 0
+
+
+def _llama(
+    hidden: int, layers: int, heads: int, intermediate: int, vocabulary: int = 32000, **options: Any
+) -> LlamaConfig:
+    """Llama as Touvron et al. 2023 (arXiv:2302.13971, table 2) have it, or another of its kind."""
+    return LlamaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        vocab_size=vocabulary,
+        architectures=["LlamaForCausalLM"],
+        **options,
+    )
 
 
 def _opt(hidden: int, layers: int, heads: int, vocabulary: int = 50272) -> OPTConfig:
@@ -40,18 +56,19 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "opt-13b": _opt(5120, 40, 40),
     "opt-30b": _opt(7168, 48, 56),
     "opt-66b": _opt(9216, 64, 72),
-    "smollm2-135m": LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
+    "tiny-llama": _llama(64, 2, 4, 128, vocabulary=512),
+    "llama-7b": _llama(4096, 32, 32, 11008),
+    "smollm2-135m": _llama(
+        576,
+        30,
+        9,
+        1536,
+        vocabulary=49152,
         num_key_value_heads=3,
-        vocab_size=49152,
         max_position_embeddings=8192,
         rope_theta=100_000.0,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
-        architectures=["LlamaForCausalLM"],
     ),
 }
 

@@ -50,6 +50,11 @@ def lines(folder: Path) -> Iterator[str]:
     yield ""
     heads = ("dtype", "operation", "ms", "GB/s", "G normals/s", "x copy", "file")
     yield from table(heads, _noise({n: r for n, r in reports.items() if _script(r) == "noise"}))
+    yield ""
+    yield "### Adapters on a server"
+    yield ""
+    heads = ("model", "case", "members", "requests", "tokens", "s", "tokens/s", "x base", "file")
+    yield from table(heads, _adapters({n: r for n, r in reports.items() if _script(r) == "adapters"}))
 
 
 def table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
@@ -90,6 +95,14 @@ def _noise(reports: Mapping[str, Any]) -> Iterator[Sequence[str]]:
                 "-" if made is None else number(made / 1e9, 0),
                 *(number(case["x_copy"], 2), name),
             )
+
+
+def _adapters(reports: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    for name, report in reports.items():
+        for case in report["cases"]:
+            sizes = (number(case[size], 0) for size in ("members", "requests", "tokens"))
+            rates = (number(case["seconds"], 2), number(case["tokens_per_second"], 0))
+            yield (case["model"], case["case"], *sizes, *rates, number(case["x_base"], 3), name)
 
 
 def _script(report: Mapping[str, Any]) -> str:
