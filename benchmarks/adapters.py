@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from time import perf_counter
 from typing import Any
 
@@ -65,6 +65,10 @@ def make_parser() -> Parser:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
+    log = Path(gettempdir()) / "adapters-server.log"
+    parser.add_argument(
+        "--log", type=Path, default=log, metavar="FILE", help=f"of the server; default: {log}"
+    )
     return parser
 
 
@@ -106,7 +110,7 @@ def serving(
     words += lora_words(args.lora_rank, target_names(adapter.tensors), args.members)
     words += cpu_words(requests * (args.length + args.tokens + 1)) if args.device == "cpu" else []
     with (
-        LaunchedServer([*words, *server_args], folder / "server.log") as launched,
+        LaunchedServer([*words, *server_args], args.log) as launched,
         Server(launched.url, run="benchmark") as server,
     ):
         yield server, adapter
