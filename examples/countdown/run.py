@@ -32,18 +32,7 @@ SMALL = [
     *("--population", "12", "--sigma", "0.03", "--learning-rate", "0.03"),
     *("--lora-target-modules", "q_proj", "v_proj", "--max-new-tokens", "32", "--max-train-examples", "8"),
     *("--steps", "12", "--eval-steps", "4", "--eval-file", str(DATA / "countdown/test.jsonl")),
-    *(
-        "--max-eval-examples",
-        "16",
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-        "--attention-backend",
-        "torch_native",
-    ),
-    *("--sampling-backend", "pytorch", "--grammar-backend", "none", "--disable-cuda-graph"),
-    *("--max-total-tokens", "32768"),
+    *("--max-eval-examples", "16", "--dtype", "float32", *cpu_words(max_total_tokens=32768)),
 ]
 
 

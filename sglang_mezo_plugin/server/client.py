@@ -116,7 +116,11 @@ class Server:
         return self._run(self._adapters.load(tensors, config))
 
     def load_folder(self, folder: Path) -> str:
-        """Load an adapter from a PEFT folder that the server finds at the same path, and return its name."""
+        """Load an adapter from a PEFT folder that the server finds at the same path, and return its name.
+
+        After it is unloaded, a completion that asks for that name makes SGLang load it again, for as long as
+        the folder exists.
+        """
         return self._run(self._adapters.load_folder(folder))
 
     def unload(self, name: str) -> None:

@@ -76,6 +76,7 @@ class Endpoints:
             )
         else:
             fake.adapters[name] = next(iter(tensors.values())).flatten()[0].item()
+            fake.known.add(name)
             fake.most_loaded = max(fake.most_loaded, len(fake.adapters))
         found = {"success": not message, "error_message": message, "loaded_adapters": {}}
         return 400 if message else 200, found
@@ -92,9 +93,12 @@ class Endpoints:
     def speak(self, adapter: str | None, prompt: object) -> str:
         if adapter is None:
             return f"base says {prompt}"
-        if adapter not in self.fake.adapters:
-            known = f"All loaded adapters: dict_keys({list(self.fake.adapters)})."
+        if adapter not in self.fake.known:
+            known = f"All loaded adapters: dict_keys({sorted(self.fake.known)})."
             raise LookupError(f"Got LoRA adapter that has never been loaded: {adapter}\n{known}")
+        if adapter not in self.fake.adapters:
+            reason = "Got: ConnectError: [Errno -2] Name or service not known\nAn error happened"
+            raise LookupError(f"Failed to implicitly load LoRA adapter {adapter}: {reason}")
         return f"{self.fake.adapters[adapter]} says {prompt}"
 
     def _generate(self, body: dict[str, Any]) -> tuple[int, object]:

@@ -40,6 +40,7 @@ class FakeServer:
         self.admin_api_key: str | None = None
         self.missing_paths: set[str] = set()
         self.adapters: dict[str, float] = {}
+        self.known: set[str] = set()  # once loaded: SGLang looks for them in the folder that they came from
         self.others: list[str] = []
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.faults: dict[str, list[Any]] = {}
@@ -125,6 +126,7 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
                 self.hang()
             if fault == "restart":
                 fake.adapters.clear()
+                fake.known.clear()
             if fault in ("hang", "restart", "reset"):
                 self.close_connection = True
                 return None

@@ -32,7 +32,7 @@ def test_tensors_arrive_as_they_are(fake: FakeServer, connect: Callable[..., Ser
         ]  # fmt: skip
         server.unload(first)
         assert server.adapters() == [second]
-        with pytest.raises(Refused, match=f"has never been loaded: {first} All loaded"):
+        with pytest.raises(Refused, match=f"says 400: Failed to implicitly load LoRA adapter {first}: "):
             says(server, first)
     assert fake.adapters == {}
     (sent, _) = fake.bodies(FROM_TENSORS)

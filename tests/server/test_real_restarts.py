@@ -1,0 +1,82 @@
+"""A server of SGLang's that is killed and started again, and one that was started without adapters."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from real_server import RealServer
+from served_models import PROMPTS, adapters, expected, jobs
+
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.server import (
+    Completion,
+    Job,
+    Member,
+    Refused,
+    Sampling,
+    client,
+    completions,
+    evaluate_members,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_members_of_a_server_that_is_killed(
+    real: RealServer, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first wave of four has all its answers, the second is asked again."""
+    members, asked = adapters(model, 6), jobs(40)
+    made: list[int] = []
+    started = count(1)
+    restarted: list[Future[None]] = []
+
+    def make(number: int) -> Mapping[str, torch.Tensor]:
+        made.append(number)
+        return members[number].tensors
+
+    async def complete(*args: Any) -> Completion:
+        # The last of member 4's, while one or two others are in flight.
+        if next(started) == 5 * len(asked):
+            os.killpg(real.pid, signal.SIGKILL)
+            restarted.append(threads.submit(restart))
+        return await completions.complete(*args)
+
+    def restart() -> None:
+        real.stop()
+        real.start()
+
+    monkeypatch.setattr(client, "complete", complete)
+    with ThreadPoolExecutor(1) as threads, real.connect() as server:
+        found = evaluate_members(
+            server,
+            [Member(lambda n=n: make(n), member.config, asked) for n, member in enumerate(members)],
+            concurrency=3,
+        )
+        restarted[0].result()
+        assert server.adapters() == []
+    assert found == [expected(model, member.model, asked) for member in members]
+    assert made == [0, 1, 2, 3, 4, 5, 4, 5]
+
+
+def test_a_server_without_lora(launch: Callable[..., RealServer], model: Path) -> None:
+    one = adapters(model, 1)[0]
+    flags = "--enable-lora --max-lora-rank 4 --lora-target-modules q_proj v_proj --max-loras-per-batch 8"
+    with launch("plain") as launched, launched.connect() as server:
+        with pytest.raises(UserError, match=f"was started without LoRA: start it with {flags}$"):
+            server.check_lora(one.tensors, one.config)
+        with pytest.raises(Refused, match="says 400: LoRA is not enabled"):
+            server.load(one.tensors, one.config)
+        for prompt in PROMPTS:
+            refusal = "says 400: LoRA adapter 'stranger' was requested, but LoRA is not enabled"
+            with pytest.raises(Refused, match=re.escape(refusal)):
+                server.complete(Job(prompt, Sampling(4), "stranger"))
+        with one.model.disable_adapter():
+            assert server.evaluate(jobs(4), concurrency=3) == expected(model, one.model, jobs(4))
