@@ -48,15 +48,14 @@ class DenseCarrier(FrozenCarrier):
     def __init__(self, model_runner: ModelRunner, checkpoint: Path, capture: Capture | None = None) -> None:
         model = model_runner.model
         _refuse_what_is_not_dense(model)
+        if capture is not None:
+            check_model(model_runner)
         self._checkpoint = checkpoint
         self._shapes = tensor_shapes(checkpoint)
         self._pieces = locate(model, self._shapes)
         super().__init__(model_runner)
         self._halves = Halves(model, self._pieces)
-        self.graphs: DenseGraphs | None = None
-        if capture is not None:
-            check_model(model_runner)
-            self.graphs = DenseGraphs(self._builder, self._forward, capture)
+        self.graphs = None if capture is None else DenseGraphs(self._builder, self._forward, capture)
 
     def score_pairs(
         self, batch: Batch, directions: Sequence[Direction], eps: float

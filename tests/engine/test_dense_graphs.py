@@ -1,42 +1,29 @@
 """Full training by graphs, next to the same steps launched by the host: the weights have the same bits."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
+from dense_runs import DECAY, ENGINE_ARGS, EPS, compare, directions, moves
 from frozen_capture import FrozenCapture
 
-from sglang_mezo_plugin.checkpoint_files import read_tensors
-from sglang_mezo_plugin.engine import dense_graphs, halves
+from sglang_mezo_plugin.engine import dense_graphs, halves, opening
 from sglang_mezo_plugin.engine.dense import DenseCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, CudaCapture
+from sglang_mezo_plugin.engine.ranks import Layout
+from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.losses import Scores
 from sglang_mezo_plugin.noise import Direction, StepTable
 
 CUDA = torch.cuda.is_available()
-ENGINE_ARGS = {"attention_backend": "triton"} if CUDA else {}
-EPS, MOVE, DECAY, STEPS = 1e-2, 3e-3, 0.99, 8
-SIZES = (2, 9, 2, 4)  # in four buckets, and one for a single copy
-# Triton rounds fp32 operands to TF32; the other dtypes are themselves that coarse.
-ATOL = {"float32": 2e-2 if CUDA else 2e-5, "float16": 0.05, "bfloat16": 0.3}
-
-Steps = Callable[[DenseCarrier, Path], list[Scores]]
+STEPS, SIZES = 8, (2, 9, 2, 4)  # in four buckets, and one for a single copy
 
 
 @pytest.fixture
 def capture(monkeypatch: pytest.MonkeyPatch) -> Capture:
     return CudaCapture() if CUDA else FrozenCapture(monkeypatch)
-
-
-def directions(step: int, pairs: int, distribution: str) -> list[Direction]:
-    return [Direction(2**63 + 10 * step + pair, distribution) for pair in range(pairs)]
-
-
-def moves(step: int, pairs: int, distribution: str) -> list[tuple[Direction, float]]:
-    return [(z, MOVE * (1 + i)) for i, z in enumerate(directions(step, pairs, distribution))]
 
 
 def train(pairs: int, distribution: str, carrier: DenseCarrier, folder: Path) -> list[Scores]:
@@ -55,35 +42,6 @@ def train(pairs: int, distribution: str, carrier: DenseCarrier, folder: Path) ->
             carrier.step(moves(step + 100, pairs, distribution), DECAY, 2**64 - 1)
             scores.append(carrier.score_at(batch, Direction(5, distribution), -EPS))
     return scores
-
-
-def run(
-    path: str, folder: Path, dtype: str, capture: Capture | None, steps: Steps
-) -> tuple[DenseCarrier, list[Scores], list[dict[str, torch.Tensor]]]:
-    folder.mkdir()
-    with tiny_models.opened(path, dtype, ENGINE_ARGS) as runner:
-        carrier = DenseCarrier(runner, Path(path), capture)
-        scores = steps(carrier, folder)
-        carrier.save(folder / "end")
-    return carrier, scores, [dict(read_tensors(saved)) for saved in sorted(folder.iterdir())]
-
-
-def compare(
-    name: str, folder: Path, dtype: str, capture: Capture, steps: Steps
-) -> tuple[DenseCarrier, DenseCarrier]:
-    """Make the same steps by graphs and without. Return both carriers, those with graphs first."""
-    path = tiny_models.saved(name, folder)
-    by_graphs, ours, found = run(path, folder / "graphs", dtype, capture, steps)
-    launched, theirs, wanted = run(path, folder / "launched", dtype, None, steps)
-    for one, other in zip(ours, theirs, strict=True):
-        assert tiny_models.largest_difference(one, other) < ATOL[dtype]
-    base = {name: tensor.to(getattr(torch, dtype)) for name, tensor in read_tensors(Path(path))}
-    for saved, expected in zip(found, wanted, strict=True):
-        assert saved.keys() == expected.keys() == base.keys()
-        for key, tensor in expected.items():
-            assert torch.equal(saved[key], tensor), key
-            assert not torch.equal(tensor, base[key]), key
-    return by_graphs, launched
 
 
 @pytest.mark.parametrize(
@@ -176,6 +134,22 @@ def test_a_step_is_taken_once(
         return scores
 
     compare("llama", tmp_path, "float16", capture, steps)
+
+
+def test_a_session_passes_graphs_on(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is opened for every weight, and refuses what the graphs of adapters refuse."""
+    monkeypatch.setattr(opening, "CudaCapture", lambda: capture)
+    path = Path(tiny_models.saved("opt", tmp_path))
+    options = {"dtype": "float32", "skip_tokenizer_init": True, "max_total_tokens": 4096, **ENGINE_ARGS}
+    made = opening.make_opening(path, None, True, Layout(), options, cuda_graph=True)
+    with opening.open_share(made, rank=0) as share:
+        share.carrier.score_pairs(tiny_models.make_batch(2), [Direction(1)], EPS)
+        assert share.carrier.graphs.replays == 1
+        share.carrier._scorer._runner.sliding_window_size = 512
+        with pytest.raises(UserError, match=r"^--cuda-graph: .* has sliding windows"):
+            DenseCarrier(share.carrier._scorer._runner, path, capture)
 
 
 def test_probing_does_not_move_weights(capture: Capture, tmp_path: Path) -> None:
