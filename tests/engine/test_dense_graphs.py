@@ -139,7 +139,6 @@ def test_a_step_is_taken_once(
 def test_a_session_passes_graphs_on(
     capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is opened for every weight, and refuses what the graphs of adapters refuse."""
     monkeypatch.setattr(opening, "CudaCapture", lambda: capture)
     path = Path(tiny_models.saved("opt", tmp_path))
     options = {"dtype": "float32", "skip_tokenizer_init": True, "max_total_tokens": 4096, **ENGINE_ARGS}
@@ -147,9 +146,15 @@ def test_a_session_passes_graphs_on(
     with opening.open_share(made, rank=0) as share:
         share.carrier.score_pairs(tiny_models.make_batch(2), [Direction(1)], EPS)
         assert share.carrier.graphs.replays == 1
-        share.carrier._scorer._runner.sliding_window_size = 512
+
+
+def test_sliding_windows_are_refused(capture: Capture, tmp_path: Path) -> None:
+    path = Path(tiny_models.saved("opt", tmp_path))
+    with tiny_models.opened(str(path), "float32", ENGINE_ARGS) as runner:
+        runner.sliding_window_size = 512
         with pytest.raises(UserError, match=r"^--cuda-graph: .* has sliding windows"):
-            DenseCarrier(share.carrier._scorer._runner, path, capture)
+            DenseCarrier(runner, path, capture)
+        DenseCarrier(runner, path)
 
 
 def test_probing_does_not_move_weights(capture: Capture, tmp_path: Path) -> None:
