@@ -67,7 +67,7 @@ def open_engine(
         dtype=options.dtype,
         server_args=["--load-format", "dummy", *options.server_args],
         report=lambda line: print(line, file=sys.stderr, flush=True),
-        cuda_graph=options.cuda_graph and carrier == "lora",
+        cuda_graph=options.cuda_graph and carrier != "forward",
     ) as session:
         if carrier == "forward":
             session = replace(session, carrier=MirroredForward(session.carrier))

@@ -60,7 +60,7 @@ def make_parser() -> Parser:
     parser.add_argument("--steps", type=int, default=20, help="timed; the median counts")
     parser.add_argument("--baseline-steps", type=int, default=20, help="--steps of the baselines")
     parser.add_argument("--warmup", type=int, default=10, help="steps before those that are timed")
-    parser.add_argument("--cuda-graph", action="store_true", help="of lora")
+    parser.add_argument("--cuda-graph", action="store_true", help="of lora and full")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     add_rank_options(parser)  # of ours; the baselines take one GPU
@@ -152,7 +152,8 @@ def label(case: Case, args: argparse.Namespace) -> str:
     words = [case.carrier]
     if case.carrier == "lora":
         words += [f"r{args.lora_rank}", ",".join(args.lora_target_modules)]
-        words += ["graph"] if args.cuda_graph else []
+    if case.carrier in ("lora", "full") and args.cuda_graph:
+        words.append("graph")
     if case.carrier not in BASELINES:
         words += [f"{name} {size}" for name, size in (("TP", args.tp_size), ("DP", args.dp_size)) if size > 1]
     return " ".join([*words, case.noise] if case.noise != "gaussian" else words)

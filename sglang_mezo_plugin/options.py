@@ -151,8 +151,8 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cuda-graph",
         action="store_true",
-        help="score pairs by CUDA graphs: faster where batches or models are small. for --mode lora on a GPU "
-        "with --attention-backend triton",
+        help="score pairs by CUDA graphs: faster where batches or models are small. on a GPU, with "
+        "--attention-backend triton",
     )
 
 

@@ -21,9 +21,12 @@ from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang_mezo_plugin.checkpoint_files import tensor_shapes, write_checkpoint
 from sglang_mezo_plugin.engine.batches import LabelledBatch
 from sglang_mezo_plugin.engine.checkpoints import assemble, locate
+from sglang_mezo_plugin.engine.dense_graphs import DenseGraphs
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
+from sglang_mezo_plugin.engine.graphs import Capture, check_model
 from sglang_mezo_plugin.engine.halves import Halves
 from sglang_mezo_plugin.engine.perturbed import Update
+from sglang_mezo_plugin.engine.probes import PointProbe, Probe
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.losses import Scores
 from sglang_mezo_plugin.noise import Direction, Region
@@ -37,28 +40,30 @@ SERVER_ARGS = {"enforce_disable_flashinfer_allreduce_fusion": True}
 class DenseCarrier(FrozenCarrier):
     """All weights of a model that the engine has loaded. Implements `carrier.Carrier`.
 
-    checkpoint: the folder that the model was loaded from. Raises UserError for weights that are quantised, or
-    that belong to experts.
+    checkpoint: the folder that the model was loaded from. capture: with it, what is scored for training is
+    scored by graphs; see `DenseGraphs`. Raises UserError for weights that are quantised, or that belong to
+    experts.
     """
 
-    def __init__(self, model_runner: ModelRunner, checkpoint: Path) -> None:
+    def __init__(self, model_runner: ModelRunner, checkpoint: Path, capture: Capture | None = None) -> None:
         model = model_runner.model
         _refuse_what_is_not_dense(model)
+        if capture is not None:
+            check_model(model_runner)
         self._checkpoint = checkpoint
         self._shapes = tensor_shapes(checkpoint)
         self._pieces = locate(model, self._shapes)
         super().__init__(model_runner)
         self._halves = Halves(model, self._pieces)
+        self.graphs = None if capture is None else DenseGraphs(self._builder, self._forward, capture)
 
     def score_pairs(
         self, batch: Batch, directions: Sequence[Direction], eps: float
     ) -> list[tuple[Scores, Scores]]:
-        labelled = self._builder.build(batch.examples, copies=2)
-        return [tuple(self._score_sides(labelled, direction, eps)) for direction in directions]
+        return [(plus, minus) for plus, minus in self._score_probed(batch, 2, directions, eps)]
 
     def score_at(self, batch: Batch, direction: Direction, coefficient: float) -> Scores:
-        labelled = self._builder.build(batch.examples, copies=1)
-        return self._score_sides(labelled, direction, coefficient)[0]
+        return self._score_probed(batch, 1, [direction], coefficient)[0][0]
 
     def score(self, batch: Batch) -> Scores:
         self.settle()
@@ -88,11 +93,19 @@ class DenseCarrier(FrozenCarrier):
         self.settle()
         write_checkpoint(folder, self._checkpoint, assemble(self._pieces, self._shapes))
 
-    def _score_sides(self, labelled: LabelledBatch, direction: Direction, coefficient: float) -> list[Scores]:
-        """Score a batch of two copies at + and -, or one of one copy at +."""
+    def _score_probed(
+        self, batch: Batch, copies: int, directions: Sequence[Direction], eps: float
+    ) -> list[list[Scores]]:
+        """Score two copies of a batch at + and -, or one at +, for each direction."""
+        if self.graphs is not None:
+            return self.graphs.score(batch.examples, copies, directions, eps)
+        labelled = self._builder.build(batch.examples, copies)
+        return [labelled.split(self._forward(labelled, PointProbe(z, eps))) for z in directions]
+
+    def _forward(self, labelled: LabelledBatch, probe: Probe) -> torch.Tensor:
         tokens = len(labelled.forward_batch.input_ids) // labelled.copies
-        with self._halves.at(direction, coefficient, tokens, mirrored=labelled.copies == 2):
-            return labelled.split(self._scorer.score(labelled, self._halves.head_blocks))
+        with self._halves.at(probe, tokens, mirrored=labelled.copies == 2):
+            return self._scorer.score(labelled, self._halves.head_blocks)
 
 
 def _refuse_what_is_not_dense(model: torch.nn.Module) -> None:

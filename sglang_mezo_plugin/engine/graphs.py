@@ -2,8 +2,8 @@
 
 At small sizes a step's time is the host's: launching kernels takes longer than running them. A graph is
 launched at once. It can be used where nothing but the contents of memory differs from step to step: an
-adapter's slots are written before the forward, and a batch is rounded up to its bucket. Its numbers go to the
-same place each time, by one copy.
+adapter's slots are written before the forward, weights are moved and perturbed by the numbers of a table, and
+a batch is rounded up to its bucket. Its numbers go to the same place each time, by one copy.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class GraphScorer:
 
     def score(self, examples: Sequence[Example], copies: int) -> list[Scores]:
         """Score `copies` copies of the examples, each of them apart."""
+        return self.load(examples, copies)()
+
+    def load(self, examples: Sequence[Example], copies: int) -> Callable[[], list[Scores]]:
+        """Put examples where a graph reads them. Return what scores them, good until the next batch comes."""
         draft = self._builder.draft(examples)
         shape = bucket_of(draft.shape(copies), self._builder.context)
         if shape not in self._captured:
@@ -79,9 +83,14 @@ class GraphScorer:
         captured = self._captured[shape]
         self._captured.move_to_end(shape)
         self._fill(captured.packed, captured.tensors, draft, shape)
-        self._replays += 1
-        # On the host before any other graph runs: they all share the memory beside their inputs.
-        return dataclasses.replace(captured.batch, counts=draft.counts).split(captured.replay())
+        batch = dataclasses.replace(captured.batch, counts=draft.counts)
+
+        def replay() -> list[Scores]:
+            self._replays += 1
+            # On the host before any other graph runs: they all share the memory beside their inputs.
+            return batch.split(captured.replay())
+
+        return replay
 
     def _new(self, draft: Draft, shape: Shape) -> _Captured:
         self._builder.check_room(shape)
@@ -136,15 +145,13 @@ class CudaCapture:
 
 
 def check_options(
-    *, adapts: bool, device: str, attention_backend: str | None, lora_backend: str | None, tp_size: int
+    *, device: str, attention_backend: str | None, lora_backend: str | None, tp_size: int
 ) -> None:
     """Raise UserError for options with which forwards cannot be captured.
 
-    Triton's attention makes all of its metadata on the device; parameters are swapped under the layers unless
-    an adapter is trained; SGLang's own LoRA backends make tables for every batch.
+    Triton's attention makes all of its metadata on the device; SGLang's own LoRA backends make tables for
+    every batch.
     """
-    if not adapts:
-        raise UserError("--cuda-graph is for adapters: pass --mode lora, or leave it out")
     if device != "cuda":
         raise UserError(f"--cuda-graph needs a GPU: leave it out with --device {device}")
     if attention_backend != "triton":
@@ -162,7 +169,8 @@ def check_model(model_runner: ModelRunner) -> None:
             f"--cuda-graph: attention of {type(model_runner.model).__name__} has sliding windows, whose "
             "sizes the host must know: leave it out"
         )
-    if model_runner.lora_manager.lora_backend.is_moe_lora:
+    manager = model_runner.lora_manager
+    if manager is not None and manager.lora_backend.is_moe_lora:
         raise UserError(
             f"--cuda-graph: {type(model_runner.model).__name__} is a mixture of experts: leave it out"
         )

@@ -15,15 +15,17 @@ from typing import Any
 
 import torch
 from sglang.srt.layers.linear import LinearBase
-from sglang.srt.layers.quantization.base_config import LinearMethodBase
 from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
 from sglang_mezo_plugin.engine.checkpoints import Pieces
+from sglang_mezo_plugin.engine.linear_halves import LinearOnHalves
 from sglang_mezo_plugin.engine.perturbed import Perturbed, Update, bytes_of
+from sglang_mezo_plugin.engine.perturbed_head import PerturbedHead
 from sglang_mezo_plugin.engine.perturbed_rows import PerturbedRows
+from sglang_mezo_plugin.engine.probes import Probe
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, UpdatePlan, perturb_pair_into
+from sglang_mezo_plugin.noise import UpdatePlan
 
 EMBEDDINGS = (VocabParallelEmbedding, torch.nn.Embedding)
 HEAD_BLOCK = 1 << 24  # elements of the head that are perturbed at a time, at least
@@ -38,8 +40,7 @@ class Halves:
 
     def __init__(self, model: torch.nn.Module, pieces: Pieces) -> None:
         self._pieces = pieces
-        self._direction: Direction | None = None
-        self._eps = 0.0
+        self._probe: Probe | None = None
         self._sides: list[slice] = []
         self._unused = set(pieces)
         linear: dict[str, list[torch.nn.Parameter]] = {}
@@ -75,22 +76,23 @@ class Halves:
         self._groups = [self._install(modules, group, self._scratch) for group in groups]
         self._norms = self._install(modules, norms, self._buffers(sum(map(bytes_of, norms.values()))))
         self._written: list[Perturbed] = []
+        self._heads: dict[torch.nn.Parameter, PerturbedHead] = {}
 
     @contextmanager
-    def at(self, direction: Direction, eps: float, tokens: int, mirrored: bool = True) -> Iterator[None]:
+    def at(self, probe: Probe, tokens: int, mirrored: bool = True) -> Iterator[None]:
         """Let modules run at + eps on the first `tokens` tokens, and, if mirrored, at - eps on as many more.
 
         Raises UserError at the end of the first time if there is a weight that no module has used: its
         perturbation would have had no effect.
         """
-        self._direction, self._eps = direction, eps
+        self._probe = probe
         self._sides = [slice(0, tokens), slice(tokens, 2 * tokens)][: 1 + mirrored]
-        self._norms.write(direction, eps)
+        probe.write(self._norms)
         self._written = [self._norms]
         try:
             yield
         finally:
-            self._direction = None
+            self._probe = None
         if self._unused:
             names = sorted({piece.name for parameter in self._unused for piece in self._pieces[parameter]})
             raise UserError(f"{', '.join(names)}: no module's forward reads them: use --mode lora")
@@ -112,16 +114,11 @@ class Halves:
         parameter = lm_head.weight
         (piece,) = self._pieces[parameter]
         self._unused.discard(parameter)
-        weight, region = piece.of(parameter), piece.region
-        buffers = [buffer.view(parameter.dtype) for buffer in self._scratch]
+        if parameter not in self._heads:
+            self._heads[parameter] = PerturbedHead(parameter, piece, self._scratch)
         self._written = [self._norms]
-        rows = len(buffers[0]) // region.cols
-        for start in range(0, region.rows, rows):
-            stop = min(start + rows, region.rows)
-            plus, minus = (b[: (stop - start) * region.cols].view(-1, region.cols) for b in buffers)
-            part = region.row_slice(start, stop)
-            perturb_pair_into(plus, minus, weight[start:stop], self._direction, part, self._eps)
-            yield region.offset // region.cols + start, [plus, minus][: len(self._sides)]
+        for first, weights in self._heads[parameter].write(self._probe):
+            yield first, weights[: len(self._sides)]
 
     def _buffers(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = next(iter(self._pieces)).device
@@ -140,19 +137,20 @@ class Halves:
             module = modules[name]
             prepare, mine = partial(self._prepare, own, weights), [next(values) for _ in own]
             if isinstance(module, LinearBase) and type(module.quant_method) is UnquantizedLinearMethod:
-                module.quant_method = _LinearOnHalves(self, name, module.quant_method, mine, prepare)
+                check = partial(self._check_tokens, name)
+                module.quant_method = LinearOnHalves(module.quant_method, mine, prepare, check)
             else:
                 module.forward = partial(self._run, name, module.forward, mine, prepare)
         return weights
 
     def _prepare(self, parameters: list[torch.nn.Parameter], weights: Perturbed | None) -> list[slice]:
         """Return the sides to compute, or none outside `at`; before that, let the values of both be there."""
-        if self._direction is None:
+        if self._probe is None:
             return []
         if self._unused:
             self._unused.difference_update(parameters)
         if weights is not None and weights not in self._written:
-            weights.write(self._direction, self._eps)
+            self._probe.write(weights)
             self._written = [self._norms, weights]
         return self._sides
 
@@ -190,7 +188,7 @@ class Halves:
         if not (sides := self._prepare([parameter], None)):
             return forward(*args, **kwargs)
         (piece,) = self._pieces[parameter]
-        with PerturbedRows(parameter, piece, self._direction, self._eps) as rows:
+        with PerturbedRows(parameter, piece, self._probe) as rows:
             outputs = [forward(*self._part(args, side), **self._part(kwargs, side)) for side in sides]
         if rows.answered != len(sides):
             raise UserError(f"{name} does not look its rows up one by one: use --mode lora")
@@ -213,10 +211,10 @@ class Halves:
             return tuple(self._joined(name, list(parts)) for parts in zip(*outputs, strict=True))
         if outputs[0] is None:
             return None
-        self.check_tokens(name, 2 * len(outputs[0]))
+        self._check_tokens(name, 2 * len(outputs[0]))
         return torch.cat(outputs)
 
-    def check_tokens(self, name: str, tokens: int) -> None:
+    def _check_tokens(self, name: str, tokens: int) -> None:
         """Raise UserError for a module that does not work on one row a token."""
         if tokens != self._sides[-1].stop:
             raise UserError(f"{name} works on something else than a row a token: use --mode lora")
@@ -233,37 +231,3 @@ def _grouped(parameters: Mapping[str, list[torch.nn.Parameter]]) -> list[dict[st
             size = bytes_of(own)
         groups[-1][name] = own
     return groups
-
-
-class _LinearOnHalves(LinearMethodBase):
-    """Multiplies each half of the tokens by weights of its own, straight into its half of the output."""
-
-    def __init__(
-        self,
-        halves: Halves,
-        name: str,
-        method: UnquantizedLinearMethod,
-        values: list[tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor]],
-        prepare: Callable[[], list[slice]],
-    ) -> None:
-        self._halves, self._name, self._method, self._prepare = halves, name, method, prepare
-        self._values = {id(parameter): (plus.t(), minus.t()) for parameter, plus, minus in values}
-
-    def create_weights(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("the weights exist already")
-
-    def apply(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        if not (sides := self._prepare()):
-            return self._method.apply(layer, x, bias)
-        self._halves.check_tokens(self._name, len(x))
-        output = x.new_empty(len(x), len(layer.weight))
-        weights = self._values.get(id(layer.weight)) or (layer.weight.t(),) * 2
-        biases = self._values.get(id(bias), (bias, bias))
-        for tokens, weight, shift in zip(sides, weights, biases, strict=False):
-            if shift is None:
-                torch.mm(x[tokens], weight, out=output[tokens])
-            else:
-                torch.addmm(shift, x[tokens], weight, out=output[tokens])
-        return output

@@ -67,11 +67,11 @@ def open_share(opening: Opening, rank: int) -> Iterator[Share]:
         tp_size=opening.layout.tp_size,
         **opening.options,
     ) as runner:
+        capture = CudaCapture() if opening.cuda_graph else None
         if opening.adapter is not None:
-            capture = CudaCapture() if opening.cuda_graph else None
             carrier: FrozenCarrier = LoraCarrier(runner, opening.adapter, capture)
         elif opening.trains:
-            carrier = DenseCarrier(runner, opening.checkpoint)
+            carrier = DenseCarrier(runner, opening.checkpoint, capture)
         else:
             carrier = FrozenCarrier(runner)
         yield Share(runner, carrier, opening.checkpoint)

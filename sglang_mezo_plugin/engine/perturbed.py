@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from sglang_mezo_plugin.engine.checkpoints import Pieces
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region
+from sglang_mezo_plugin.noise import Direction, PairPlan, Region, StepTable
 
 ALIGNMENT = 256  # bytes, as an allocator would have it
 
@@ -54,9 +54,7 @@ class Perturbed:
 
     def write(self, direction: Direction, eps: float) -> None:
         """Take the step that waits, if any, and write `plus` and `minus`."""
-        for weight, plus, minus in self._padded:
-            plus.copy_(weight)
-            minus.copy_(weight)
+        self._write_padding()
         if self._waiting and any(z.distribution != direction.distribution for z, _ in self._waiting.moves):
             self.settle()
         update, self._waiting = self._waiting, None
@@ -65,6 +63,27 @@ class Perturbed:
                 plan.write(direction, eps)
             else:
                 plan.move_and_write(direction, eps, update.moves, update.rounding_seed, update.decay)
+
+    def write_from(self, table: StepTable, moves: bool) -> None:
+        """Write `plus` and `minus` by a table's numbers; before that, if `moves`, take the step it has.
+
+        What waits here goes on waiting: whoever puts it into the table says so by `taken`.
+        """
+        self._write_padding()
+        for plan in self._plans:
+            if moves:
+                plan.move_and_write_from(table)
+            else:
+                plan.write_from(table)
+
+    @property
+    def waiting(self) -> Update | None:
+        """The step that waits, if any."""
+        return self._waiting
+
+    def taken(self) -> None:
+        """Note that the step that waits, if any, is taken by a table's numbers."""
+        self._waiting = None
 
     def wait(self, update: Update) -> None:
         """Let a step wait, after taking one that waits already."""
@@ -77,6 +96,11 @@ class Perturbed:
         if update is not None:
             for plan in self._plans:
                 plan.accumulate_(update.moves, update.rounding_seed, update.decay)
+
+    def _write_padding(self) -> None:
+        for weight, plus, minus in self._padded:
+            plus.copy_(weight)
+            minus.copy_(weight)
 
 
 def bytes_of(parameters: Sequence[torch.Tensor]) -> int:

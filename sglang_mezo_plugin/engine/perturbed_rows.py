@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from sglang_mezo_plugin.engine.checkpoints import Piece
-from sglang_mezo_plugin.noise import Direction, gather_pair_into
+from sglang_mezo_plugin.engine.probes import Probe
 
 
 class PerturbedRows(TorchFunctionMode):
@@ -18,9 +18,9 @@ class PerturbedRows(TorchFunctionMode):
     Both halves look up the same rows.
     """
 
-    def __init__(self, table: torch.nn.Parameter, piece: Piece, direction: Direction, eps: float) -> None:
+    def __init__(self, table: torch.nn.Parameter, piece: Piece, probe: Probe) -> None:
         super().__init__()
-        self._table, self._piece, self._direction, self._eps = table, piece, direction, eps
+        self._table, self._piece, self._probe = table, piece, probe
         self._minus: torch.Tensor | None = None
         self.answered = 0
 
@@ -33,7 +33,7 @@ class PerturbedRows(TorchFunctionMode):
         rows = args[0].reshape(-1)
         plus, minus = (self._table.new_empty(len(rows), self._piece.region.cols) for _ in range(2))
         weight = self._piece.of(self._table.data)
-        gather_pair_into(plus, minus, weight, rows, self._direction, self._piece.region, self._eps)
+        self._probe.gather(plus, minus, weight, rows, self._piece.region)
         shape = (*args[0].shape, -1)
         self._minus = minus.view(shape)
         return plus.view(shape)

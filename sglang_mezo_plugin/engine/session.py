@@ -96,7 +96,6 @@ def open_session(
     shares = backend in SHARING_BACKENDS
     if cuda_graph:
         check_options(
-            adapts=adapter is not None,
             device=device,
             attention_backend=backend,
             lora_backend=given.get("lora_backend"),

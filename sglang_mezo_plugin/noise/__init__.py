@@ -6,6 +6,7 @@
     gather_pair_into(plus, minus, weight, tokens, direction, region, eps)      # only their rows `tokens`
     accumulate_(weight, [(direction, -lr * g)], region, rounding_seed=seed)    # W += -lr g z
     PairPlan, UpdatePlan                                  # the same for all tensors of a layer, or of a model
+    StepTable, PairPlan.write_from, gather_pair_from      # the same by numbers in memory, for CUDA graphs
 
 Tensors are fp32, fp16 or bf16, 1-D or 2-D, of any strides, on a CPU or a CUDA device, and have just the shape
 of their region, gathered rows apart: rows that only pad are left out by passing `weight[:rows]`. Arithmetic
@@ -29,20 +30,24 @@ from sglang_mezo_plugin.noise.checks import (
     check_gather,
     check_moves,
     check_rounding,
+    check_same_device,
     plan,
 )
 from sglang_mezo_plugin.noise.plans import PairPlan, UpdatePlan
 from sglang_mezo_plugin.noise.region import Direction, Distribution, Region, check_parameter_ids, parameter_id
+from sglang_mezo_plugin.noise.step_table import StepTable
 
 __all__ = [
     "Direction",
     "Distribution",
     "PairPlan",
     "Region",
+    "StepTable",
     "UpdatePlan",
     "accumulate_",
     "check_parameter_ids",
     "direction_into",
+    "gather_pair_from",
     "gather_pair_into",
     "parameter_id",
     "perturb_into",
@@ -121,6 +126,25 @@ def gather_pair_into(
     check_finite("eps", eps)
     if out_plus.numel():
         _backend(weight).perturb_into(out_plus, weight, direction, region, eps, out_minus, rows)
+
+
+def gather_pair_from(
+    table: StepTable,
+    out_plus: torch.Tensor,
+    out_minus: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    region: Region,
+) -> None:
+    """Do as `gather_pair_into`, with the direction and eps that a table holds when the launch runs.
+
+    The same bits and the same conditions, the table's device among them.
+    """
+    check_gather(rows, weight, region, out_plus=out_plus, out_minus=out_minus)
+    check_apart(out_plus=out_plus, out_minus=out_minus, weight=weight)
+    check_same_device(table=table.words, weight=weight)
+    if out_plus.numel():
+        _backend(weight).gather_from(table, out_plus, out_minus, weight, rows, region)
 
 
 def accumulate_(

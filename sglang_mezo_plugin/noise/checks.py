@@ -22,7 +22,7 @@ def plan(region: Region, **tensors: torch.Tensor) -> tuple[list[torch.Tensor], R
         _check_tensor(name, tensor)
         if region.rows != 1 or tuple(tensor.shape) != (region.cols,):
             _check_region(name, tensor, region)
-    _check_devices(**tensors)
+    check_same_device(**tensors)
     planes = [tensor[None] if tensor.dim() == 1 else tensor for tensor in tensors.values()]
     if region.row_stride == region.cols and all(plane.is_contiguous() for plane in planes):
         size = region.rows * region.cols
@@ -36,7 +36,7 @@ def check_gather(rows: torch.Tensor, weight: torch.Tensor, region: Region, **out
         raise ValueError(f"rows must be int32 or int64 [n], not {rows.dtype} {list(rows.shape)}")
     for name, tensor in {**outs, "weight": weight}.items():
         _check_tensor(name, tensor)
-    _check_devices(**outs, weight=weight, rows=rows)
+    check_same_device(**outs, weight=weight, rows=rows)
     _check_region("weight", weight, region)
     for name, out in outs.items():
         if tuple(out.shape) != (len(rows), region.cols):
@@ -105,7 +105,8 @@ def _check_region(name: str, tensor: torch.Tensor, region: Region) -> None:
         )
 
 
-def _check_devices(**tensors: torch.Tensor) -> None:
+def check_same_device(**tensors: torch.Tensor) -> None:
+    """Raise ValueError unless tensors are on one device."""
     if len({tensor.device for tensor in tensors.values()}) > 1:
         devices = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"tensors are on different devices: {devices}")

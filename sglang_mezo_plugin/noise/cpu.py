@@ -25,6 +25,7 @@ from sglang_mezo_plugin.noise import cpu_noise, cpu_tiles, philox
 from sglang_mezo_plugin.noise.cpu_noise import add_scaled, gaussian, rademacher, rounding_bits
 from sglang_mezo_plugin.noise.cpu_tiles import FORMATS, load, store, store_stochastically
 from sglang_mezo_plugin.noise.region import Direction, Region
+from sglang_mezo_plugin.noise.step_table import StepTable
 
 TILE = 4096
 TILES_A_THREAD = 16  # at least: half a millisecond, many times what it takes to wake one
@@ -62,6 +63,19 @@ def perturb_into(
         nothing if mirrored is None else _plane(mirrored),
         np.empty(0, np.int64) if rows is None else np.ascontiguousarray(rows.numpy(), np.int64),
     )
+
+
+def gather_from(
+    table: StepTable,
+    out: torch.Tensor,
+    mirrored: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    region: Region,
+) -> None:
+    """Do what `perturb_into` does with `mirrored` and `rows`, with the seed and eps of a table."""
+    direction, eps, *_ = table.numbers()
+    perturb_into(out, weight, direction, region, eps, mirrored, rows)
 
 
 def accumulate_(
@@ -105,6 +119,11 @@ class Plan:
             if direction is not None:
                 plus, minus = pair
                 perturb_into(plus, weight, direction, region, eps, minus)
+
+    def run_from(self, table: StepTable, moves: bool) -> None:
+        """Move the weights as a table says, if `moves`; then write the pairs."""
+        direction, eps, taken, rounding_seed, decay = table.numbers()
+        self.run(direction, eps, taken if moves else None, rounding_seed, decay)
 
 
 def _run(kernel: Callable[..., None], written: torch.Tensor, *arguments: Any) -> None:

@@ -15,14 +15,17 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_mezo_plugin.noise import step_table
 from sglang_mezo_plugin.noise.cuda_formats import round_stochastically
 from sglang_mezo_plugin.noise.cuda_noise import direction as direction_tile
 from sglang_mezo_plugin.noise.cuda_noise import rounding_bits
 from sglang_mezo_plugin.noise.region import Direction, Region
+from sglang_mezo_plugin.noise.step_table import StepTable
 
 TILE = 2048  # elements of a program: sixteen for each of its 128 threads, in two groups of eight
 GROUP = 8  # neighbours that one thread makes, so that tiles begin at multiples of it
 TILE_SIZE = tl.constexpr(TILE)
+TABLE_SEED, TABLE_EPS = tl.constexpr(step_table.SEED), tl.constexpr(step_table.EPS)
 PER_CALL = ("seed_low", "seed_high", "parameter")  # not to be compiled for
 
 
@@ -60,11 +63,33 @@ def perturb_into(
             *(second, *second.stride()),
             *(weight, *weight.stride()),
             *((weight, 0) if rows is None else (rows, *rows.stride())),
-            *halves(direction.seed),
-            float(coefficient),
+            *(weight, *halves(direction.seed), float(coefficient)),
         ),
         MIRRORED=mirrored is not None,
         GATHERED=rows is not None,
+        TABLED=False,
+    )
+
+
+def gather_from(
+    table: StepTable,
+    out: torch.Tensor,
+    mirrored: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    region: Region,
+) -> None:
+    """Do what `perturb_into` does with `mirrored` and `rows`, with the seed and eps of a table."""
+    planes = (value for plane in (out, mirrored, weight, rows) for value in (plane, *plane.stride()))
+    _launch(
+        _perturb_kernel,
+        out,
+        region,
+        table.distribution,
+        (*planes, table.words, 0, 0, 0.0),
+        MIRRORED=True,
+        GATHERED=True,
+        TABLED=True,
     )
 
 
@@ -171,6 +196,13 @@ def moved(
     return total
 
 
+@triton.jit
+def probe_words(words):
+    """Return the direction's seed, in halves, and eps, of the words of a `StepTable`."""
+    eps = tl.load(words + TABLE_EPS).to(tl.float32, bitcast=True)
+    return tl.load(words + TABLE_SEED), tl.load(words + TABLE_SEED + 1), eps
+
+
 @triton.jit(do_not_specialize=PER_CALL)
 def _direction_kernel(
     out, out_row, out_col, seed_low, seed_high, parameter, offset, region_stride, cols, tiles,
@@ -187,9 +219,13 @@ def _direction_kernel(
 @triton.jit(do_not_specialize=PER_CALL)
 def _perturb_kernel(
     out, out_row, out_col, mirrored, mirrored_row, mirrored_col, weight, weight_row, weight_col,
-    rows, rows_step, seed_low, seed_high, coefficient, parameter, offset, region_stride, cols, tiles,
+    rows, rows_step, words, seed_low, seed_high, coefficient,
+    parameter, offset, region_stride, cols, tiles,
     GAUSSIAN: tl.constexpr, ALIGNMENT: tl.constexpr, MIRRORED: tl.constexpr, GATHERED: tl.constexpr,
+    TABLED: tl.constexpr,
 ):  # fmt: skip
+    if TABLED:
+        seed_low, seed_high, coefficient = probe_words(words)
     row = (tl.program_id(0) // tiles).to(tl.int64)
     source = tl.load(rows + row * rows_step).to(tl.int64) if GATHERED else row
     first, col, mask = tile_at(source, tl.program_id(0) % tiles, offset, region_stride, cols, ALIGNMENT)

@@ -11,9 +11,11 @@ from sglang_mezo_plugin.noise.checks import (
     check_finite,
     check_moves,
     check_rounding,
+    check_same_device,
     plan,
 )
 from sglang_mezo_plugin.noise.region import Direction, Region
+from sglang_mezo_plugin.noise.step_table import StepTable
 
 Moves = Sequence[tuple[Direction, float]]
 
@@ -73,6 +75,18 @@ class PairPlan:
         check_moves([*moves, (direction, 0.0)])
         self._plan.run(direction, eps, moves, rounding_seed, decay)
 
+    def write_from(self, table: StepTable) -> None:
+        """Do as `write`, with the direction and eps that a table holds when the launch runs.
+
+        The same bits; no number is the host's, so that a graph may launch it again. ValueError for a table
+        on another device.
+        """
+        self._plan.run_from(table, moves=False)
+
+    def move_and_write_from(self, table: StepTable) -> None:
+        """Do as `move_and_write`, by a table's numbers alone: see `write_from`."""
+        self._plan.run_from(table, moves=True)
+
 
 class _Plan:
     """Checks what changes from call to call, and hands the rest to the backend."""
@@ -104,6 +118,12 @@ class _Plan:
                 check_rounding(weight, rounding_seed)
         if self._plan is not None:
             self._plan.run(direction, eps, moves, rounding_seed or 0, decay)
+
+    def run_from(self, table: StepTable, moves: bool) -> None:
+        for weight in self._weights[:1]:
+            check_same_device(table=table.words, weights=weight)
+        if self._plan is not None:
+            self._plan.run_from(table, moves)
 
 
 def _backend(weight: torch.Tensor) -> ModuleType:

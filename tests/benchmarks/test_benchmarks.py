@@ -78,6 +78,15 @@ def test_step_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "PlainMezo" not in in_memory
 
 
+@pytest.mark.parametrize(
+    ("carrier", "words"), [("lora", "r8 q_proj,v_proj graph "), ("full", "graph "), ("forward", "")]
+)
+def test_a_label_says_what_runs_by_graphs(carrier: str, words: str) -> None:
+    args = step_time.make_parser().parse_args(["--cuda-graph"])
+    case = step_cases.Case("tiny", 8, carrier, "rademacher")
+    assert step_time.label(case, args) == f"{carrier} {words}rademacher"
+
+
 def test_what_does_not_fit_is_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ from sglang_mezo_plugin.noise import Direction
 
 EPS = 1e-2
 SIZES = (1, 4, 9, 4, 2, 9, 1, 20)
-OPTIONS = {"adapts": True, "device": "cuda", "lora_backend": None, "tp_size": 1}
+OPTIONS = {"device": "cuda", "lora_backend": None, "tp_size": 1}
 OPTIONS |= {"attention_backend": "triton"}
 # Graphs go with these alone, whatever the options of the tests are. Triton rounds fp32 operands to TF32.
 CUDA = torch.cuda.is_available()
@@ -162,7 +162,6 @@ def test_a_graph_launches_enough_for_every_batch_of_its_bucket(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"adapts": False}, "--cuda-graph is for adapters: pass --mode lora, or leave it out"),
         ({"device": "cpu"}, "--cuda-graph needs a GPU: leave it out with --device cpu"),
         (
             {"attention_backend": None},
@@ -183,13 +182,17 @@ def test_options_that_are_refused(option: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "experts", "why"), [(512, False, "sliding wind"), (None, True, "a mixture")]
+    ("window", "experts", "why"),
+    [(512, False, "sliding wind"), (512, None, "sliding wind"), (None, True, "a mixture")],
 )
 def test_models_that_are_refused(window: int | None, experts: bool, why: str) -> None:
-    def model(window: int | None, experts: bool) -> Any:
-        manager = SimpleNamespace(lora_backend=SimpleNamespace(is_moe_lora=experts))
+    def model(window: int | None, experts: bool | None) -> Any:
+        """experts: None without an adapter."""
+        backend = SimpleNamespace(lora_backend=SimpleNamespace(is_moe_lora=experts))
+        manager = None if experts is None else backend
         return SimpleNamespace(model=torch.nn.Linear(1, 1), sliding_window_size=window, lora_manager=manager)
 
     check_model(model(None, False))
+    check_model(model(None, None))
     with pytest.raises(UserError, match=f"^--cuda-graph: .*Linear .*{why}.*: leave it out$"):
         check_model(model(window, experts))

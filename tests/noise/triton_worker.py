@@ -1,6 +1,7 @@
 """Runs the Triton backend; by the interpreter only in a process of its own, since import decides which.
 
 python triton_worker.py FILE: write the results of the two `run`, and the known answers, to FILE.
+python triton_worker.py FILE table: write those of `table_cases.run`.
 
 Triton's interpreter rounds otherwise than a GPU: a fused multiply-add twice, to bf16 by cutting off, and
 towards zero to infinity where a value is too large. Here it is made to follow IEEE 754.
@@ -12,6 +13,7 @@ import known_answers
 import noise_cases
 import numpy as np
 import plan_cases
+import table_cases
 import torch
 import triton
 import triton.language as tl
@@ -78,4 +80,8 @@ if __name__ == "__main__":
     InterpreterBuilder.create_fp_to_fp = toward_zero
     noise._backend = lambda tensor: cuda
     plans._backend = lambda weight: cuda_plans
-    torch.save(noise_cases.run("cpu") | plan_cases.run("cpu") | {"words": words("cpu")}, sys.argv[1])
+    if sys.argv[2:] == ["table"]:
+        results = table_cases.run("cpu")
+    else:
+        results = noise_cases.run("cpu") | plan_cases.run("cpu") | {"words": words("cpu")}
+    torch.save(results, sys.argv[1])
