@@ -17,11 +17,11 @@ from timing import Run
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.carrier import Carrier
 from sglang_mezo_plugin.engine.session import Session, open_session
+from sglang_mezo_plugin.estimators import PairEstimator
 from sglang_mezo_plugin.journal import Header, StepRecord
 from sglang_mezo_plugin.losses import Scores, completion
 from sglang_mezo_plugin.noise import Direction, Distribution
 from sglang_mezo_plugin.optimizers import make_optimizer
-from sglang_mezo_plugin.probes import PairProbe
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
@@ -84,8 +84,8 @@ def engine_run(carrier: Carrier, sampler: Sampler, noise: Distribution) -> Run:
             with folder.open_journal(HEADER, resume=False) as journal:
                 sgd = make_optimizer("sgd", learning_rate=LEARNING_RATE)
                 observers = [_AfterStep(after_step)]
-                probe = PairProbe(carrier, completion, sampler, config)
-                Trainer(carrier, sgd, probe, journal, folder, config, observers=observers).run()
+                estimator = PairEstimator(carrier, completion, sampler, config)
+                Trainer(carrier, sgd, estimator, journal, folder, config, observers=observers).run()
 
     return run
 

@@ -25,6 +25,7 @@ from sglang_mezo_plugin.checkpoint_files import find_checkpoint, read_config
 from sglang_mezo_plugin.data import choose_objective, digest, load_examples, load_records, load_tokenizer
 from sglang_mezo_plugin.engine.ranks import Layout, Ranks
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
+from sglang_mezo_plugin.estimators import PairEstimator
 from sglang_mezo_plugin.journal import Header, holds_run, read_journal
 from sglang_mezo_plugin.memory_plan import checkpoint_dtype
 from sglang_mezo_plugin.observers.plots import plot_losses
@@ -42,7 +43,6 @@ from sglang_mezo_plugin.options import (
     parse,
 )
 from sglang_mezo_plugin.patch import require_patched
-from sglang_mezo_plugin.probes import PairProbe
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.run_header import make_header
 from sglang_mezo_plugin.run_summary import describe_run, serve_command
@@ -137,7 +137,7 @@ def train(words: Sequence[str]) -> RunResult:
         trainer = Trainer(
             carrier,
             session.spread(optimizer),
-            PairProbe(carrier, function, sampler, config),
+            PairEstimator(carrier, function, sampler, config),
             journal,
             folder,
             config,

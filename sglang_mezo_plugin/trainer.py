@@ -1,7 +1,7 @@
-"""The loop: probe -> journal -> update.
+"""The loop: estimate -> journal -> update.
 
-A probe is what a step learns before the weights move: losses of a batch at theta +- eps z, or rewards of a
-population. It returns the step's record: directions, and the projected gradient along each.
+An estimator evaluates the model around its weights, by losses of a batch at theta +- eps z or by rewards of a
+population, and returns the step's record: directions, and the projected gradient along each.
 
 The journal hears of a step before the weights move. So it is never behind them, and replaying it on the
 base weights is the whole truth about a run: an uninterrupted run and one that was killed anywhere and resumed
@@ -18,10 +18,10 @@ from typing import Any, Literal, Protocol
 
 from sglang_mezo_plugin.carrier import Trainable
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.estimators import CURE, Estimator, NonFiniteLoss
 from sglang_mezo_plugin.journal import Journal, StepRecord
 from sglang_mezo_plugin.noise import Direction, Distribution
 from sglang_mezo_plugin.optimizers import Optimizer
-from sglang_mezo_plugin.probes import CURE, NonFiniteLoss, Probe
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.stopping import StopRequest
 from sglang_mezo_plugin.trainer_config import TrainerConfig
@@ -101,7 +101,7 @@ class Trainer:
         self,
         carrier: Trainable,
         optimizer: Optimizer,
-        probe: Probe,
+        estimator: Estimator,
         journal: Journal,
         folder: RunFolder,
         config: TrainerConfig,
@@ -114,7 +114,7 @@ class Trainer:
         optimizer.attach(carrier)
         self.carrier = carrier
         self.optimizer = optimizer
-        self.probe = probe
+        self.estimator = estimator
         self.journal = journal
         self.folder = folder
         self.config = config
@@ -148,7 +148,7 @@ class Trainer:
 
     def _check_batches(self) -> None:
         for record in self.journal.records[-1:]:
-            if self.probe.batch_identity(record.step) != record.batch:
+            if self.estimator.batch_identity(record.step) != record.batch:
                 raise UserError(
                     f"{self.journal.path}: the batch of step {record.step} is now another one: restore the "
                     "data and the options that choose it, or choose another --output-dir"
@@ -170,7 +170,7 @@ class Trainer:
 
     def _step(self, step: int) -> None:
         start = perf_counter()
-        record, found = self.probe(step)
+        record, found = self.estimator(step)
         self.journal.append(record)
         _update(self.optimizer, record, self.config.distribution)
         seconds = perf_counter() - start

@@ -56,7 +56,5 @@ def test_a_checkpoint_without_the_weight_is_refused(tmp_path: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     del weights["model.layers.2.mlp.up_proj.weight"]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        UserError, match=r"has no model.layers.2.mlp.up_proj.weight, which"
-    ):
+    with pytest.raises(UserError, match=r"has no model.layers.2.mlp.up_proj.weight, which"):
         list(merged_tensors(checkpoint, adapter))

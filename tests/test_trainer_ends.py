@@ -11,8 +11,8 @@ import pytest
 from training import THREE, Run, at_step
 
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.estimators import NonFiniteLoss
 from sglang_mezo_plugin.journal import read_journal
-from sglang_mezo_plugin.probes import NonFiniteLoss
 from sglang_mezo_plugin.trainer import Trainer
 from sglang_mezo_plugin.trainer_config import TrainerConfig
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from quadratic import EXAMPLES, Quadratic
 
+from sglang_mezo_plugin.estimators import PairEstimator
 from sglang_mezo_plugin.journal import Header, StepRecord
 from sglang_mezo_plugin.losses import completion, metrics
 from sglang_mezo_plugin.optimizers import make_optimizer
-from sglang_mezo_plugin.probes import PairProbe
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
@@ -78,7 +78,7 @@ class Run:
             trainer = Trainer(
                 self.carrier,
                 self.optimizer,
-                PairProbe(self.carrier, completion, self.sampler, self.config),
+                PairEstimator(self.carrier, completion, self.sampler, self.config),
                 journal,
                 self.folder,
                 self.config,

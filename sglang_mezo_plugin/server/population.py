@@ -46,7 +46,7 @@ class Strategy:
 
 
 class Population:
-    """Evaluates generations of an adapter on a server. Implements `probes.Probe`.
+    """Evaluates generations of an adapter on a server. Implements `estimators.Estimator`.
 
     config: `num_pairs` directions a generation, at sigma = `eps`. A member is worth the mean reward of its
     completions. A member with a completion that fails for good is dropped, and its twin with it.

@@ -19,8 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 from training import Run
 
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.estimators import NonFiniteLoss
 from sglang_mezo_plugin.observers.tensorboard import TensorBoard
-from sglang_mezo_plugin.probes import NonFiniteLoss
 from sglang_mezo_plugin.trainer_config import TrainerConfig
 
 

@@ -1,4 +1,4 @@
-"""What a step learns before the weights move. `trainer.Trainer` takes any `Probe`."""
+"""Estimators: what a step learns before the weights move. `trainer.Trainer` takes any of them."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -20,8 +20,8 @@ class NonFiniteLoss(UserError):
     """A loss that is infinite or NaN."""
 
 
-class Probe(Protocol):
-    """Evaluates the model around its present weights."""
+class Estimator(Protocol):
+    """Evaluates the model around its present weights, which it leaves alone."""
 
     def __call__(self, step: int) -> tuple[StepRecord, Mapping[str, Any]]:
         """Return all that the step's update depends on, and metrics that a resumed run can do without."""
@@ -32,7 +32,7 @@ class Probe(Protocol):
         ...
 
 
-class PairProbe:
+class PairEstimator:
     """Losses of a batch at theta + eps z and at theta - eps z, for each direction z of a step: MeZO's."""
 
     def __init__(
