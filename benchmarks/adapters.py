@@ -37,7 +37,7 @@ from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_librarie
 from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.options import Parser, parse
 from sglang_mezo_plugin.patch import require_patched
-from sglang_mezo_plugin.server import Completion, Job, Member, Sampling, Server, evaluate_members
+from sglang_mezo_plugin.server import Completion, Job, Member, Sampling, Server
 from sglang_mezo_plugin.server.launch import LaunchedServer, cpu_words, lora_words
 from sglang_mezo_plugin.server.population import tensors_at
 from sglang_mezo_plugin.server.tensors import target_names
@@ -148,7 +148,7 @@ def measure(args: argparse.Namespace, server: Server, adapter: Adapter) -> Itera
     times = timed(cases, args.repeats)
     for name in names:
         server.unload(name)
-    generation = {"generation": lambda: [*chain(*evaluate_members(server, members, requests))]}
+    generation = {"generation": lambda: [*chain(*server.evaluate_members(members, requests))]}
     times |= timed(generation, args.repeats)
     tokens = requests * args.tokens
     for case, seconds in times.items():

@@ -19,8 +19,8 @@ from sglang_mezo_plugin.server.errors import (
     Unauthorized,
     Unreachable,
 )
+from sglang_mezo_plugin.server.members import Member
 from sglang_mezo_plugin.server.transport import Retries
-from sglang_mezo_plugin.server.waves import Member, evaluate_members
 
 __all__ = [
     "Completion",
@@ -35,5 +35,4 @@ __all__ = [
     "Transient",
     "Unauthorized",
     "Unreachable",
-    "evaluate_members",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
@@ -59,7 +60,7 @@ class Adapters:
         # Each rank of tensor parallelism reads its own copy.
         body = {
             "config_dict": json_config(config),
-            "serialized_named_tensors": [serialize(tensors)] * self._tp_size,
+            "serialized_named_tensors": [await asyncio.to_thread(serialize, tensors)] * self._tp_size,
         }
         try:
             return await self._load("/load_lora_adapter_from_tensors", body)

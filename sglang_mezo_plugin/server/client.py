@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -14,6 +14,7 @@ from sglang_mezo_plugin.server.adapters import Adapters
 from sglang_mezo_plugin.server.capabilities import ask_capabilities, lora_flags
 from sglang_mezo_plugin.server.completions import Completion, Job, complete
 from sglang_mezo_plugin.server.errors import Refused, ServerError, Unauthorized, Unreachable
+from sglang_mezo_plugin.server.members import Evaluation, Member, Outcomes
 from sglang_mezo_plugin.server.tensors import target_names
 from sglang_mezo_plugin.server.transport import Retries, Transport
 
@@ -143,18 +144,28 @@ class Server:
         """Return one completion. Raises ServerError if it fails for good."""
         return self._run(complete(self._transport, self.capabilities.model, job))
 
-    def evaluate(self, jobs: Sequence[Job], concurrency: int) -> list[Completion | ServerError]:
+    def evaluate(self, jobs: Sequence[Job], concurrency: int) -> Outcomes:
         """Return the outcomes of all jobs, in their order, with at most `concurrency` in flight.
 
         A job that fails for good has an error as its outcome. Raises Unreachable and Unauthorized, which are
         no job's fault.
         """
-        return self._run(self._evaluate(jobs, concurrency))
+        ask = self._bounded(concurrency)
+        return self._run(_gather([ask(job) for job in jobs]))
 
-    async def _evaluate(self, jobs: Sequence[Job], concurrency: int) -> list[Completion | ServerError]:
+    def evaluate_members(self, members: Sequence[Member], concurrency: int) -> list[Outcomes]:
+        """Return the outcomes of each member's jobs, in order, with at most `concurrency` in flight.
+
+        As many members at once as the server has free slots. Errors are those of `evaluate`.
+        """
+        evaluation = Evaluation(self._adapters, self._bounded(concurrency), self.free_slots())
+        return self._run(_gather([evaluation.outcomes(member) for member in members]))
+
+    def _bounded(self, concurrency: int) -> Callable[[Job], Awaitable[Completion | ServerError]]:
+        """Return what asks for a completion, or returns its error, when fewer than so many are in flight."""
         in_flight = asyncio.Semaphore(concurrency)
 
-        async def outcome(job: Job) -> Completion | ServerError:
+        async def ask(job: Job) -> Completion | ServerError:
             async with in_flight:
                 try:
                     return await complete(self._transport, self.capabilities.model, job)
@@ -163,11 +174,16 @@ class Server:
                 except ServerError as error:
                     return error
 
-        tasks = [asyncio.create_task(outcome(job)) for job in jobs]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            await _cancel(tasks)
+        return ask
+
+
+async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of all; if one raises, cancel the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _cancel(tasks)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]] | set[asyncio.Task[Any]]) -> None:

@@ -21,7 +21,7 @@ from sglang_mezo_plugin.schedules import learning_rate
 from sglang_mezo_plugin.server.client import Server
 from sglang_mezo_plugin.server.completions import Completion, Job, Sampling
 from sglang_mezo_plugin.server.errors import ServerError
-from sglang_mezo_plugin.server.waves import Member, Outcomes, evaluate_members
+from sglang_mezo_plugin.server.members import Member, Outcomes
 from sglang_mezo_plugin.tasks.questions import Question
 from sglang_mezo_plugin.tasks.sampler import Sampler
 from sglang_mezo_plugin.trainer_config import TrainerConfig
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
     from sglang_mezo_plugin.adapter import Adapter
 
-Estimator = Literal["mirrored", "one-sided"]
+Sides = Literal["mirrored", "one-sided"]
 
 
 @dataclass(frozen=True)
 class Strategy:
     """How a population is made and judged. concurrency: completions in flight. mean: ask theta itself too."""
 
-    estimator: Estimator
+    estimator: Sides
     shaping: Shaping
     sampling: Sampling
     concurrency: int
@@ -77,7 +77,7 @@ class Population:
         members = [self._member(jobs, z, coefficient) for z in directions for coefficient in signs]
         if strategy.mean:
             members.append(self._member(jobs))
-        outcomes = evaluate_members(self._server, members, strategy.concurrency)
+        outcomes = self._server.evaluate_members(members, strategy.concurrency)
         mean = {"mean_reward": self._mean_reward(batch.examples, outcomes.pop())} if strategy.mean else {}
         rewards = [_worth(self._reward, batch.examples, found) for found in outcomes]
         families = [rewards[at : at + len(signs)] for at in range(0, len(rewards), len(signs))]
@@ -100,7 +100,7 @@ class Population:
     def evaluate(self, questions: Sequence[Question], reward: CheckedReward) -> dict[str, float]:
         """Return {"loss", "reward"} of theta itself, loss being -reward. UserError if a completion fails."""
         member = self._member(self._jobs(questions, step=0))
-        (outcomes,) = evaluate_members(self._server, [member], self._strategy.concurrency)
+        (outcomes,) = self._server.evaluate_members([member], self._strategy.concurrency)
         worth = _worth(reward, questions, outcomes)
         if worth is None:
             raise _first_failure(questions, [outcomes])

@@ -13,6 +13,7 @@ from typing import Any
 
 from fake_endpoints import MODEL, Endpoints, sglang_unpickler
 
+COMPLETIONS = ("/generate", "/v1/chat/completions")
 UNAUTHORIZED = {"error": "Unauthorized"}
 
 
@@ -44,7 +45,7 @@ class FakeServer:
         self.others: list[str] = []
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.faults: dict[str, list[Any]] = {}
-        self.most_loaded = self.most_in_flight = self.given_up = 0
+        self.most_loaded = self.in_flight = self.most_in_flight = self.given_up = 0
         self.delay = 0.0
         self.updates = threading.Lock()
         self.users: Counter[str | None] = Counter()
@@ -79,15 +80,17 @@ class FakeServer:
             return self.changed.wait_for(lambda: not self.users[adapter], 15)
 
     @contextmanager
-    def using(self, adapter: str | None) -> Iterator[None]:
+    def using(self, adapter: str | None, completes: bool) -> Iterator[None]:
         with self.changed:
             self.users[adapter] += 1
-            self.most_in_flight = max(self.most_in_flight, self.users.total())
+            self.in_flight += completes
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             yield
         finally:
             with self.changed:
                 self.users[adapter] -= 1
+                self.in_flight -= completes
                 self.changed.notify_all()
 
 
@@ -120,7 +123,7 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
             return self.reply(401, UNAUTHORIZED)
         if self.path in fake.missing_paths:
             return self.reply(404, {"detail": "Not Found"})
-        with fake.using(body.get("lora_path")):
+        with fake.using(body.get("lora_path"), completes=self.path in COMPLETIONS):
             fault = fake.faults[self.path].pop(0) if fake.faults.get(self.path) else None
             if fault == "hang":
                 self.hang()

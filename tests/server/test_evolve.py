@@ -48,7 +48,7 @@ def test_a_run_is_its_definition(
     assert [entry["members"] for entry in metrics] == [6] * 4
     assert all(entry["best_reward"] > entry["reward"] for entry in metrics)
     assert fake.adapters == {}
-    assert fake.most_loaded == 4  # slots, for six members and theta
+    assert 1 < fake.most_loaded <= 4  # slots, for six members and theta
     assert (out / "reward.png").stat().st_size > 10_000
 
 

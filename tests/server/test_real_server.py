@@ -17,7 +17,6 @@ from sglang_mezo_plugin.server import (
     Sampling,
     Server,
     Unauthorized,
-    evaluate_members,
 )
 from sglang_mezo_plugin.server.tensors import peft_folder
 
@@ -33,7 +32,7 @@ def test_twelve_members_answer_as_in_peft(
     members, asked = adapters(model, 3 * SLOTS), jobs(TOKENS)
     with real.connect(adapter_folder=tmp_path if by_folder else None) as server:
         assert server.free_slots() == SLOTS
-        found = evaluate_members(server, [member.member(asked) for member in members], concurrency=8)
+        found = server.evaluate_members([member.member(asked) for member in members], concurrency=8)
         base = server.evaluate(asked, concurrency=8)
         assert server.adapters() == []
     assert found == [expected(model, member.model, asked) for member in members]
