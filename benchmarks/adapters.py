@@ -7,7 +7,7 @@ Unusual: the server is a real one, launched here with random weights, and is ask
 it. Every member is asked the same prompts, greedily, and each completion has the same number of tokens; the
 base model gets just these requests without the adapters' names. Prefixes are not cached: equal prompts would
 be read once for the base, but once for each member. `generation` is what `evolve` sees: adapters are made,
-sent, asked and unloaded. Options that are none of these go to SGLang.
+sent, asked and unloaded, each when it is its turn. Options that are none of these go to SGLang.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ import torch
 from machine import device_name, provenance
 from models import CONFIGS, FIRST_TOKEN, SEED, Model
 from report import Table, number, write_json
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sglang_mezo_plugin.adapter import Adapter
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
@@ -62,6 +65,12 @@ def make_parser() -> Parser:
     parser.add_argument("--repeats", type=int, default=5, help="of each case, after one; the median counts")
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--lora-target-modules", nargs="+", default=["q_proj", "v_proj"], metavar="NAME")
+    parser.add_argument(
+        "--adapter-folder",
+        type=Path,
+        metavar="DIR",
+        help="pass adapters through it; weights are then written",
+    )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
@@ -102,30 +111,35 @@ def serving(
     args: argparse.Namespace, server_args: Sequence[str], folder: Path
 ) -> Iterator[tuple[Server, Adapter]]:
     """Launch a server of random weights; yield it, and the adapter whose population it is to evaluate."""
-    model = write_model(args.model, folder)
+    model = write_model(args.model, folder, getattr(torch, args.dtype) if args.adapter_folder else None)
+    # With dummy weights SGLang reads no adapters from files either.
+    weights = [] if args.adapter_folder else ["--load-format", "dummy"]
     adapter = Adapter.fresh(model.folder, SEED, args.lora_rank, 16, args.lora_target_modules)
     requests = args.members * args.prompts
-    words = ["--model-path", str(model.folder), "--load-format", "dummy", "--dtype", args.dtype]
+    words = ["--model-path", str(model.folder), *weights, "--dtype", args.dtype]
     words += ["--disable-radix-cache", "--max-running-requests", str(requests)]
     words += lora_words(args.lora_rank, target_names(adapter.tensors), args.members)
     words += cpu_words(requests * (args.length + args.tokens + 1)) if args.device == "cpu" else []
     with (
         LaunchedServer([*words, *server_args], args.log) as launched,
-        Server(launched.url, run="benchmark") as server,
+        Server(launched.url, run="benchmark", adapter_folder=args.adapter_folder) as server,
     ):
         yield server, adapter
 
 
-def write_model(name: str, folder: Path) -> Model:
-    """Write a model that never ends a completion, with a tokenizer that has a word for each token."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
+def write_model(name: str, folder: Path, dtype: torch.dtype | None) -> Model:
+    """Write a model that never ends a completion, with a tokenizer that has a word for each token.
 
+    dtype: of its weights; None to write none.
+    """
     model = Model.write(name, folder)
+    if dtype is not None:
+        AutoModelForCausalLM.from_config(model.config, dtype=dtype).save_pretrained(model.folder)
+        (model.folder / "generation_config.json").unlink()
     config = json.loads((model.folder / "config.json").read_text())
     (model.folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
     vocabulary = {f"t{token}": token for token in range(model.config.vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="t0"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(model.folder)
     return model
 

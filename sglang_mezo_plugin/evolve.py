@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sglang_mezo_plugin.adapter import Adapter
@@ -55,6 +56,7 @@ from sglang_mezo_plugin.train import check_resumable, finish, make_adapter, opti
 from sglang_mezo_plugin.trainer import RunResult, Trainer
 from sglang_mezo_plugin.trainer_config import TrainerConfig
 
+MEMORY = "/dev/shm"
 SLOTS = 32  # members in a batch, at most, of a server that is launched without --max-loras-per-batch
 
 
@@ -180,8 +182,11 @@ def connected(
     """Yield a server that takes such adapters, and has none of this run. UserError if it does not."""
     config = adapter.config.to_dict()
     with ExitStack() as stack:
-        url, api_key, admin_api_key = args.server, args.api_key, args.admin_api_key
+        url, shared = args.server, args.adapter_folder
         if args.launch_server:
+            shared = shared or stack.enter_context(
+                TemporaryDirectory(prefix="adapters-", dir=memory_folder())
+            )
             report(f"launching SGLang; its log is {folder / 'server.log'} ...")
             words = launch_words(args, server_args, checkpoint, config["r"], target_names(adapter.tensors))
             url = stack.enter_context(LaunchedServer(words, folder / "server.log")).url
@@ -189,11 +194,11 @@ def connected(
             Server(
                 url,
                 run=run_name(folder),
-                api_key=api_key,
-                admin_api_key=admin_api_key,
+                api_key=args.api_key,
+                admin_api_key=args.admin_api_key,
                 timeout=args.timeout,
                 retries=Retries(patience=args.patience),
-                adapter_folder=Path(args.adapter_folder) if args.adapter_folder else None,
+                adapter_folder=Path(shared) if shared else None,
             )
         )
         server.unload_leftovers()
@@ -210,6 +215,14 @@ def launch_words(
         if getattr(args, name):
             words += [f"--{name.replace('_', '-')}", getattr(args, name)]
     return words
+
+
+def memory_folder() -> str | None:
+    """Return a folder in memory, or None for that of temporary files: a server on this host reads it there.
+
+    That takes a tenth of the time of sending an adapter's tensors in a request.
+    """
+    return MEMORY if os.access(MEMORY, os.W_OK) else None
 
 
 def slots(args: argparse.Namespace) -> int:

@@ -175,7 +175,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--adapter-folder",
         metavar="DIR",
-        help="pass adapters through this folder, that the server reads, and not with the requests",
+        help="pass adapters through this folder, which the server reads too: faster than with the requests; "
+        "default with --launch-server: a folder in memory",
     )
 
 

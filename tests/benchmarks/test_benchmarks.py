@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import adapters
 import memory
 import models
 import noise
@@ -196,3 +197,24 @@ def test_refused(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("through_folder", [False, True], ids=["tensors", "folder"])
+def test_adapters(through_folder: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "tiny-llama", *TINY, "--members", "3", "--prompts", "2", "--length", "4"]
+    words += ["--tokens", "5", "--repeats", "2", "--log", str(tmp_path / "server.log")]
+    words += ["--adapter-folder", str(tmp_path)] if through_folder else []
+    report = run(adapters.main, words, tmp_path / "report.json")
+    check_provenance(report, "adapters.py")
+    assert [case["case"] for case in report["cases"]] == ["base", "adapters", "generation"]
+    base = report["cases"][0]["tokens_per_second"]
+    for case in report["cases"]:
+        assert (case["requests"], case["tokens"], len(case["all_seconds"])) == (6, 30, 2)
+        assert case["tokens_per_second"] == 30 / median(case["all_seconds"])
+        assert case["x_base"] == case["tokens_per_second"] / base
+    log = (tmp_path / "server.log").read_text()
+    # Three for the case "adapters", and three for each of the three generations.
+    loads = {"tensors": "POST /load_lora_adapter_from_tensors", "folder": "POST /load_lora_adapter "}
+    kinds = ("folder", "tensors") if through_folder else ("tensors", "folder")
+    assert [log.count(loads[kind]) for kind in kinds] == [12, 0]
+    assert len(capsys.readouterr().out.splitlines()) == 6
