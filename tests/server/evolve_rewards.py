@@ -24,3 +24,8 @@ def fails_on_b(prompt: str, completion: str, record: Mapping[str, Any]) -> float
 
 def nan_on_b(prompt: str, completion: str, record: Mapping[str, Any]) -> float:
     return float("nan") if prompt == "b" else 0.0
+
+
+def share(prompt: str, completion: str, record: Mapping[str, Any]) -> float:
+    """The share of one token in the completion, where each token is one letter."""
+    return completion.count(record["letter"]) / record["tokens"]
