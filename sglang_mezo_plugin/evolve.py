@@ -42,6 +42,7 @@ from sglang_mezo_plugin.options import (
     add_server_options,
     parse,
 )
+from sglang_mezo_plugin.patch import require_patched
 from sglang_mezo_plugin.rewards import load_reward
 from sglang_mezo_plugin.run_folder import RunFolder
 from sglang_mezo_plugin.run_header import make_evolution_header
@@ -97,6 +98,8 @@ def evolve(words: Sequence[str]) -> RunResult:
     folder = RunFolder(Path(args.output_dir), population_metrics)
     if holds_run(folder.journal) and not args.resume:
         raise UserError(f"{folder.path} holds another run: choose another --output-dir, or add --resume")
+    if args.launch_server:
+        require_patched()
     reward = load_reward(args.reward)
     eval_reward = load_reward(args.eval_reward) if args.eval_reward else reward
     questions = read_questions(args.train_file, args.max_train_examples, args.chat)
@@ -201,6 +204,7 @@ def connected(
                 adapter_folder=Path(shared) if shared else None,
             )
         )
+        server.capabilities.check_model(checkpoint)
         server.unload_leftovers()
         server.check_lora(adapter.tensors, config, slots(args))
         yield server

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sglang_mezo_plugin.checkpoint_files import read_config
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.server.errors import Refused
 from sglang_mezo_plugin.server.transport import Transport
@@ -15,12 +17,14 @@ from sglang_mezo_plugin.server.transport import Transport
 class Capabilities:
     """The part of SGLang's arguments that decides what can be asked of a server.
 
-    model: the name that it serves its base model under. max_lora_rank: None if the server took it from the
-    adapters that it was started with. max_loaded_loras: None if there is no limit.
+    model: the name that it serves its base model under. model_path: where it has it from, in its own words.
+    max_lora_rank: None if the server took it from the adapters that it was started with. max_loaded_loras:
+    None if there is no limit.
     """
 
     url: str
     model: str
+    model_path: str
     tp_size: int
     dp_size: int
     enable_lora: bool
@@ -47,6 +51,18 @@ class Capabilities:
         else:
             return
         raise UserError(f"{self.url} {reason}: start it with {lora_flags(rank, target_modules, slots)}")
+
+    def check_model(self, checkpoint: Path) -> None:
+        """Raise UserError if the server's base model is another one, as far as this host can see its files.
+
+        Adapters of other shapes would not be refused: they end SGLang's scheduler when they are first used.
+        """
+        theirs = Path(self.model_path) / "config.json"
+        if theirs.is_file() and read_config(theirs.parent) != read_config(checkpoint):
+            raise UserError(
+                f"{self.url} serves {self.model_path}, whose config.json is not that of {checkpoint}: pass "
+                "the server's model as --model-path"
+            )
 
     def check_seeds(self) -> None:
         """Raise UserError if the server would ignore the seeds of sampled completions."""
@@ -112,6 +128,7 @@ def _capabilities(url: str, said: Mapping[str, Any]) -> Capabilities:
     return Capabilities(
         url=url,
         model=said["served_model_name"],
+        model_path=said["model_path"],
         tp_size=said["tp_size"],
         dp_size=said["dp_size"],
         enable_lora=bool(said["enable_lora"]),

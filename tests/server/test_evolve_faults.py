@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_checkpoints
 from evolve_runs import Files, entries
 from fake_server import FakeServer
 
@@ -45,6 +46,18 @@ def test_a_wrong_key(files: Files, fake: FakeServer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"401.*pass the key"):
         evolve(files.words(fake.url, tmp_path / "out"))
     assert not (tmp_path / "out" / "journal.jsonl").exists()
+
+
+def test_a_server_of_another_model(files: Files, fake: FakeServer, tmp_path: Path) -> None:
+    other = tiny_checkpoints.save("llama-tied", tmp_path)
+    fake.info["model_path"] = str(other)
+    with pytest.raises(
+        UserError, match=f"serves {other}, whose config.json is not that of {files.model}: pass"
+    ):
+        evolve(files.words(fake.url, tmp_path / "out"))
+    assert fake.bodies("/load_lora_adapter_from_tensors") == []
+    fake.info["model_path"] = str(files.model)
+    assert evolve(files.words(fake.url, tmp_path / "out", "--steps", "1")).status == "finished"
 
 
 def test_a_server_without_lora_gets_its_flags(files: Files, fake: FakeServer, tmp_path: Path) -> None:
