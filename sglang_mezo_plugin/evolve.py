@@ -224,7 +224,7 @@ def launch_words(
 def memory_folder() -> str | None:
     """Return a folder in memory, or None for that of temporary files: a server on this host reads it there.
 
-    That takes a tenth of the time of sending an adapter's tensors in a request.
+    Nothing is written as text, sent and read again, as tensors in a request are.
     """
     return MEMORY if os.access(MEMORY, os.W_OK) else None
 
