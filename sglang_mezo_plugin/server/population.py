@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sglang_mezo_plugin import spsa
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.estimators import FLOAT32_MAX
 from sglang_mezo_plugin.evolution import Shaping, projected_grads
 from sglang_mezo_plugin.journal import StepRecord
 from sglang_mezo_plugin.noise import Direction, accumulate_
@@ -68,7 +69,10 @@ class Population:
         return self._sampler.batch(step).identity
 
     def __call__(self, step: int) -> tuple[StepRecord, Mapping[str, Any]]:
-        """Evaluate a generation. UserError of a reward, or if half of the members or more were dropped."""
+        """Evaluate a generation.
+
+        UserError of a reward, if half of the members or more were dropped, or if rewards are too large.
+        """
         config, strategy = self._config, self._strategy
         batch = self._sampler.batch(step)
         directions = spsa.directions(config.seed, step, config.num_pairs, config.distribution)
@@ -78,7 +82,7 @@ class Population:
         if strategy.mean:
             members.append(self._member(jobs))
         outcomes = self._server.evaluate_members(members, strategy.concurrency)
-        mean = {"mean_reward": self._mean_reward(batch.examples, outcomes.pop())} if strategy.mean else {}
+        mean = {"mean_reward": _worth(self._reward, batch.examples, outcomes.pop())} if strategy.mean else {}
         rewards = [_worth(self._reward, batch.examples, found) for found in outcomes]
         families = [rewards[at : at + len(signs)] for at in range(0, len(rewards), len(signs))]
         alive = [number for number, family in enumerate(families) if None not in family]
@@ -86,6 +90,11 @@ class Population:
             raise _first_failure(batch.examples, outcomes)
         plus, *minus = zip(*(families[number] for number in alive), strict=True)
         grads = projected_grads(plus, minus[0] if minus else None, config.eps, strategy.shaping)
+        if not all(abs(grad) <= FLOAT32_MAX for grad in grads):
+            raise UserError(
+                f"step {step}: rewards from {min(plus)} to {max(plus)} are too large for --shaping "
+                f"{strategy.shaping} at this --sigma: pass --shaping z-score"
+            )
         record = StepRecord(
             step,
             tuple(directions[number].seed for number in alive),
@@ -105,9 +114,6 @@ class Population:
         if worth is None:
             raise _first_failure(questions, [outcomes])
         return {"loss": -worth, "reward": worth}
-
-    def _mean_reward(self, questions: Sequence[Question], outcomes: Outcomes) -> float | None:
-        return _worth(self._reward, questions, outcomes)
 
     def _jobs(self, questions: Sequence[Question], step: int) -> list[Job]:
         """Return what every member of a generation is asked: with the same seeds, so that luck is shared."""

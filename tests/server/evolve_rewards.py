@@ -29,3 +29,7 @@ def nan_on_b(prompt: str, completion: str, record: Mapping[str, Any]) -> float:
 def share(prompt: str, completion: str, record: Mapping[str, Any]) -> float:
     """The share of one token in the completion, where each token is one letter."""
     return completion.count(record["letter"]) / record["tokens"]
+
+
+def huge(prompt: str, completion: str, record: Mapping[str, Any]) -> float:
+    return 1e300 * number(completion)

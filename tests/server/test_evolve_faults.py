@@ -136,6 +136,15 @@ def test_a_reward_that_fails_ends_the_run(
     assert fake.adapters == {}
 
 
+def test_rewards_beyond_fp32(files: Files, fake: FakeServer, tmp_path: Path) -> None:
+    words = files.words(fake.url, tmp_path / "out", "--reward", "evolve_rewards:huge")
+    with pytest.raises(UserError, match=r"step 1: rewards from .* are too large for --shaping raw.*: pass"):
+        evolve([*words, "--shaping", "raw"])
+    assert seeds(tmp_path / "out") == []
+    evolve([*words, "--shaping", "centered-rank", "--resume"])
+    assert len(seeds(tmp_path / "out")) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
