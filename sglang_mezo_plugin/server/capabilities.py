@@ -55,7 +55,7 @@ class Capabilities:
     def check_model(self, checkpoint: Path) -> None:
         """Raise UserError if the server's base model is another one, as far as this host can see its files.
 
-        Adapters of other shapes would not be refused: they end SGLang's scheduler when they are first used.
+        SGLang compares an adapter's rank and modules with its own when it is loaded, but not all shapes.
         """
         theirs = Path(self.model_path) / "config.json"
         if theirs.is_file() and read_config(theirs.parent) != read_config(checkpoint):
