@@ -1,12 +1,17 @@
 """A server of SGLang's, which takes a while to start, and its clients."""
 
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sglang_mezo_plugin.server import Retries, Server
+from sglang_mezo_plugin.server import Completion, Retries, Server, client, completions
 from sglang_mezo_plugin.server.launch import LaunchedServer, cpu_words
 
 
@@ -32,3 +37,23 @@ class RealServer(LaunchedServer):
     def connect(self, **options: Any) -> Server:
         patient = Retries(patience=600, first_wait=0.1, longest_wait=1)
         return Server(self.url, **{"run": "run", "retries": patient, "timeout": 120, **self.keys, **options})
+
+    @contextmanager
+    def killed_at(self, number: int) -> Iterator[None]:
+        """Kill the server as this process begins to ask for its number-th completion, and start it again."""
+        asked, restarted = count(1), list[Future[None]]()
+
+        async def complete(*args: Any) -> Completion:
+            if next(asked) == number:
+                os.killpg(self.pid, signal.SIGKILL)
+                restarted.append(threads.submit(self._restart))
+            return await completions.complete(*args)
+
+        with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as threads:
+            patch.setattr(client, "complete", complete)
+            yield
+            restarted[0].result()
+
+    def _restart(self) -> None:
+        self.stop()
+        self.start()

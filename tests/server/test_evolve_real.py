@@ -2,16 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 from evolve_runs import entries
@@ -19,7 +15,6 @@ from real_server import RealServer
 from served_models import RANK
 
 from sglang_mezo_plugin.evolve import evolve
-from sglang_mezo_plugin.server import Completion, client, completions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,25 +68,11 @@ def test_a_known_optimum_is_found(words: Callable[..., list[str]], tmp_path: Pat
 
 
 def test_the_server_is_killed_in_a_generation(
-    words: Callable[..., list[str]], real: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: Callable[..., list[str]], real: RealServer, tmp_path: Path
 ) -> None:
     evolve(words("whole", *SHORT))
-    started, restarted = count(1), list[Future[None]]()
-
-    async def complete(*args: Any) -> Completion:
-        if next(started) == 12 + 5:  # in the second generation of 6 members and 2 prompts
-            os.killpg(real.pid, signal.SIGKILL)
-            restarted.append(threads.submit(restart))
-        return await completions.complete(*args)
-
-    def restart() -> None:
-        real.stop()
-        real.start()
-
-    monkeypatch.setattr(client, "complete", complete)
-    with ThreadPoolExecutor(1) as threads:
+    with real.killed_at(12 + 5):  # in the second generation of 6 members and 2 prompts
         evolve(words("killed", *SHORT))
-        restarted[0].result()
     check_same(tmp_path, real)
 
 

@@ -1,13 +1,8 @@
 """A server of SGLang's that is killed and started again, and one that was started without adapters."""
 
-import os
 import re
-import signal
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,49 +11,30 @@ from served_models import PROMPTS, adapters, expected, jobs
 
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.server import (
-    Completion,
     Job,
     Member,
     Refused,
     Sampling,
-    client,
-    completions,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_members_of_a_server_that_is_killed(
-    real: RealServer, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_of_a_server_that_is_killed(real: RealServer, model: Path) -> None:
     """Members that have all their answers are not asked again, the others are."""
     members, asked = adapters(model, 6), jobs(40)
     made: list[int] = []
-    started = count(1)
-    restarted: list[Future[None]] = []
 
     def make(number: int) -> Mapping[str, torch.Tensor]:
         made.append(number)
         return members[number].tensors
 
-    async def complete(*args: Any) -> Completion:
-        # One of member 4's or 5's, while one or two others are in flight.
-        if next(started) == 5 * len(asked):
-            os.killpg(real.pid, signal.SIGKILL)
-            restarted.append(threads.submit(restart))
-        return await completions.complete(*args)
-
-    def restart() -> None:
-        real.stop()
-        real.start()
-
-    monkeypatch.setattr(client, "complete", complete)
-    with ThreadPoolExecutor(1) as threads, real.connect() as server:
+    # One of member 4's or 5's, while one or two others are in flight.
+    with real.killed_at(5 * len(asked)), real.connect() as server:
         found = server.evaluate_members(
             [Member(lambda n=n: make(n), member.config, asked) for n, member in enumerate(members)],
             concurrency=3,
         )
-        restarted[0].result()
         assert server.adapters() == []
     assert found == [expected(model, member.model, asked) for member in members]
     assert made[:2] == [0, 1] and made.count(0) == 1
