@@ -35,15 +35,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.cli.options import Parser, parse
+from sglang_mezo_plugin.client import Completion, Job, Member, Sampling, Server
+from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words
+from sglang_mezo_plugin.client.tensors import target_names
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
+from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.noise import Direction
-from sglang_mezo_plugin.options import Parser, parse
-from sglang_mezo_plugin.patch import require_patched
-from sglang_mezo_plugin.server import Completion, Job, Member, Sampling, Server
-from sglang_mezo_plugin.server.launch import LaunchedServer, cpu_words, lora_words
-from sglang_mezo_plugin.server.population import tensors_at
-from sglang_mezo_plugin.server.tensors import target_names
+from sglang_mezo_plugin.patching.series import require_patched
+from sglang_mezo_plugin.training.population import tensors_at
 
 COLUMNS = {"model": -14, "case": -12, "members": 8, "requests": 9, "tokens": 9, "s": 9}
 COLUMNS |= {"tokens/s": 10, "x base": 8}

@@ -17,9 +17,9 @@ from timing import Run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
-from sglang_mezo_plugin.spsa import projected_grad
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
+from sglang_mezo_plugin.training.spsa import projected_grad
 
 EPS, LEARNING_RATE = 1e-3, 1e-6
 DUMMY_RANGE = 1e-3  # of the weights that SGLang makes up with --load-format dummy

@@ -14,19 +14,19 @@ import torch
 from models import Model
 from timing import Run
 
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.carrier import Carrier
 from sglang_mezo_plugin.engine.session import Session, open_session
-from sglang_mezo_plugin.estimators import PairEstimator
-from sglang_mezo_plugin.journal import Header, StepRecord
-from sglang_mezo_plugin.losses import Scores, completion
+from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.noise import Direction, Distribution
-from sglang_mezo_plugin.optimizers import make_optimizer
-from sglang_mezo_plugin.run_folder import RunFolder
+from sglang_mezo_plugin.runs.folder import RunFolder
+from sglang_mezo_plugin.runs.journal import Header, StepRecord
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
-from sglang_mezo_plugin.trainer import Trainer
-from sglang_mezo_plugin.trainer_config import TrainerConfig
+from sglang_mezo_plugin.training.carrier import Carrier
+from sglang_mezo_plugin.training.config import TrainerConfig
+from sglang_mezo_plugin.training.estimators import PairEstimator
+from sglang_mezo_plugin.training.objectives import Scores, completion
+from sglang_mezo_plugin.training.optimizers import make_optimizer
+from sglang_mezo_plugin.training.trainer import Trainer
 
 EPS, LEARNING_RATE = 1e-3, 1e-6
 HEADER = Header({"benchmark": True}, {}, {})

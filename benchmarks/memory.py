@@ -28,9 +28,9 @@ from models import CONFIGS, Model, check_lengths, random_examples
 from report import Table, number, write_json
 from timing import step_ms
 
+from sglang_mezo_plugin.cli.options import Parser, parse
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.options import Parser, parse
-from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.tasks.sampler import Sampler
 
 COLUMNS = {"model": -12, "carrier": -8, "weights": 8, "KV pool": 8, "tensors": 8, "device": 8, "ms": 13}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from transformers import LlamaConfig, OPTConfig, PretrainedConfig
 
-from sglang_mezo_plugin.checkpoint_files import tensor_shapes
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.models.checkpoint import tensor_shapes
 from sglang_mezo_plugin.tasks.example import Example
 
 FIRST_TOKEN = 4  # those before it are OPT's special ones

@@ -18,6 +18,7 @@ from machine import device_name, provenance
 from report import Table, number, write_json
 from timing import median_ms
 
+from sglang_mezo_plugin.cli.options import Parser
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.noise import (
     Direction,
@@ -27,7 +28,6 @@ from sglang_mezo_plugin.noise import (
     direction_into,
     perturb_pair_into,
 )
-from sglang_mezo_plugin.options import Parser
 
 COLUMNS = {"dtype": -9, "operation": -30, "ms": 10, "GB/s": 9, "normals/s": 10, "x copy": 7}
 COLS = 4096  # of the weight: a usual number of inputs

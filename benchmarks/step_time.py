@@ -29,9 +29,9 @@ from models import CONFIGS, Model, check_lengths
 from report import Table, number, write_json
 from step_cases import BASELINES, CARRIERS, Case, Result, Settings, measure_cases
 
+from sglang_mezo_plugin.cli.options import Parser, add_rank_options, parse
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.options import Parser, add_rank_options, parse
-from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.patching.series import require_patched
 
 COLUMNS = {"model": -12, "L": 5, "case": -36, "tokens": 8, "ms": 13, "floor ms": 9, "x baseline": 10}
 NOISES = ("gaussian", "rademacher")

@@ -25,10 +25,10 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 
 run tests/noise/test_noise_backends.py tests/noise/test_noise_errors.py tests/noise/test_step_table.py -k "not interpreted" "$@"
 run tests/engine --attention-backend torch_native "$@"
-run tests/engine/test_lora.py --attention-backend torch_native --lora-backend torch_native "$@"
+run tests/engine/lora/test_lora.py --attention-backend torch_native --lora-backend torch_native "$@"
 for attention in ${ATTENTION:-triton}; do
     for lora in triton csgmv; do
-        run tests/engine --ignore tests/engine/test_dense_updates.py --ignore tests/engine/test_ranks.py -k "not derivative" --attention-backend "$attention" --lora-backend "$lora" "$@"
+        run tests/engine --ignore tests/engine/dense/test_dense_updates.py --ignore tests/engine/ranks/test_ranks.py -k "not derivative" --attention-backend "$attention" --lora-backend "$lora" "$@"
     done
 done
 run tests/upstream --attention-backend torch_native "$@" \

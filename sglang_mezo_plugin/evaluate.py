@@ -20,17 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sglang_mezo_plugin import losses
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint
-from sglang_mezo_plugin.data import choose_objective, load_examples, load_records, load_tokenizer
-from sglang_mezo_plugin.engine.ranks import Layout, Ranks
+from sglang_mezo_plugin.cli.inputs import choose_objective, load_examples, load_records, load_tokenizer
+from sglang_mezo_plugin.cli.options import Parser, add_data_options, add_model_options, parse
+from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.memory_plan import checkpoint_dtype
-from sglang_mezo_plugin.options import Parser, add_data_options, add_model_options, parse
-from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.checkpoint import checkpoint_dtype, find_checkpoint
+from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.tasks.example import Example, Record
 from sglang_mezo_plugin.tasks.in_context import with_demonstrations
+from sglang_mezo_plugin.training import objectives
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -92,16 +91,16 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
     ) as session:
         scored = list(session.score(examples))
         if args.predictions_file:
-            _write_predictions(Path(args.predictions_file), losses.OBJECTIVES[objective], scored)
+            _write_predictions(Path(args.predictions_file), objectives.OBJECTIVES[objective], scored)
         return {
-            **losses.metrics(losses.OBJECTIVES[objective], scored),
+            **objectives.metrics(objectives.OBJECTIVES[objective], scored),
             "examples": len(examples),
             "cache_hit_rate": session.carrier.hit_rate,
         }
 
 
 def _write_predictions(
-    file: Path, objective: losses.Objective, scored: list[tuple[list[Example], losses.Scores]]
+    file: Path, objective: objectives.Objective, scored: list[tuple[list[Example], objectives.Scores]]
 ) -> None:
     with file.open("w") as lines:
         for examples, scores in scored:
@@ -110,7 +109,7 @@ def _write_predictions(
                 row = {
                     "label": example.label,
                     "predicted": int(np.argmax(means)),
-                    "loss": losses.loss(objective, [example], [options]),
+                    "loss": objectives.loss(objective, [example], [options]),
                     "scores": means,
                 }
                 lines.write(json.dumps(row) + "\n")

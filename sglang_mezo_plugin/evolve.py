@@ -23,17 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint, write_checkpoint
-from sglang_mezo_plugin.data import digest
-from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.evolution import population_metrics
-from sglang_mezo_plugin.journal import holds_run
-from sglang_mezo_plugin.merge import merged_tensors
-from sglang_mezo_plugin.observers.plots import plot_rewards
-from sglang_mezo_plugin.observers.progress import Progress, reward_numbers
-from sglang_mezo_plugin.observers.tensorboard import TensorBoard
-from sglang_mezo_plugin.options import (
+from sglang_mezo_plugin.cli.inputs import digest
+from sglang_mezo_plugin.cli.options import (
     Parser,
     add_lora_options,
     add_population_options,
@@ -42,20 +33,29 @@ from sglang_mezo_plugin.options import (
     add_server_options,
     parse,
 )
-from sglang_mezo_plugin.patch import require_patched
-from sglang_mezo_plugin.rewards import load_reward
-from sglang_mezo_plugin.run_folder import RunFolder
-from sglang_mezo_plugin.run_header import make_evolution_header
-from sglang_mezo_plugin.run_summary import describe_run, serve_adapter_command
-from sglang_mezo_plugin.server import Retries, Sampling, Server
-from sglang_mezo_plugin.server.launch import LaunchedServer, lora_words
-from sglang_mezo_plugin.server.population import Population, Strategy
-from sglang_mezo_plugin.server.tensors import target_names
+from sglang_mezo_plugin.client import Retries, Sampling, Server
+from sglang_mezo_plugin.client.launch import LaunchedServer, lora_words
+from sglang_mezo_plugin.client.tensors import target_names
+from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.checkpoint import find_checkpoint, write_checkpoint
+from sglang_mezo_plugin.models.merge import merged_tensors
+from sglang_mezo_plugin.patching.series import require_patched
+from sglang_mezo_plugin.rewards.loading import load_reward
+from sglang_mezo_plugin.runs.describe import describe_run, serve_adapter_command
+from sglang_mezo_plugin.runs.folder import RunFolder
+from sglang_mezo_plugin.runs.header import make_evolution_header
+from sglang_mezo_plugin.runs.journal import holds_run
+from sglang_mezo_plugin.runs.observers.plots import plot_rewards
+from sglang_mezo_plugin.runs.observers.progress import Progress, reward_numbers
+from sglang_mezo_plugin.runs.observers.tensorboard import TensorBoard
 from sglang_mezo_plugin.tasks.questions import read_questions
 from sglang_mezo_plugin.tasks.sampler import Sampler
 from sglang_mezo_plugin.train import check_resumable, finish, make_adapter, optimizer_of, report
-from sglang_mezo_plugin.trainer import RunResult, Trainer
-from sglang_mezo_plugin.trainer_config import TrainerConfig
+from sglang_mezo_plugin.training.config import TrainerConfig
+from sglang_mezo_plugin.training.evolution import population_metrics
+from sglang_mezo_plugin.training.population import Population, Strategy
+from sglang_mezo_plugin.training.trainer import RunResult, Trainer
 
 MEMORY = "/dev/shm"
 SLOTS = 32  # members in a batch, at most, of a server that is launched without --max-loras-per-batch

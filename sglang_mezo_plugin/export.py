@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint, read_tensors, write_checkpoint
+from sglang_mezo_plugin.cli.options import Parser
 from sglang_mezo_plugin.errors import UserError, one_line_errors
-from sglang_mezo_plugin.journal import Header, StepRecord, read_journal
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.checkpoint import find_checkpoint, read_tensors, write_checkpoint
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
-from sglang_mezo_plugin.optimizers import Optimizer, make_optimizer
-from sglang_mezo_plugin.options import Parser
-from sglang_mezo_plugin.run_header import file_hashes, hashed_files
-from sglang_mezo_plugin.trainer import replay
+from sglang_mezo_plugin.runs.header import file_hashes, hashed_files
+from sglang_mezo_plugin.runs.journal import Header, StepRecord, read_journal
+from sglang_mezo_plugin.training.optimizers import Optimizer, make_optimizer
+from sglang_mezo_plugin.training.trainer import replay
 
 
 def main(argv: Sequence[str] | None = None) -> None:

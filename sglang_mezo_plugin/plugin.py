@@ -6,7 +6,9 @@ every process whether the engine under it is the patched one.
 
 import logging
 
-from sglang_mezo_plugin.patch import PatchError, find_target, state
+from sglang_mezo_plugin.patching.diffs import PatchError
+from sglang_mezo_plugin.patching.series import state
+from sglang_mezo_plugin.patching.targets import find_target
 
 logger = logging.getLogger(__name__)
 

@@ -19,20 +19,14 @@ from typing import Any
 
 import torch
 
-from sglang_mezo_plugin import losses
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint, read_config
-from sglang_mezo_plugin.data import choose_objective, digest, load_examples, load_records, load_tokenizer
-from sglang_mezo_plugin.engine.ranks import Layout, Ranks
-from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
-from sglang_mezo_plugin.estimators import PairEstimator
-from sglang_mezo_plugin.journal import Header, holds_run, read_journal
-from sglang_mezo_plugin.memory_plan import checkpoint_dtype
-from sglang_mezo_plugin.observers.plots import plot_losses
-from sglang_mezo_plugin.observers.progress import Progress
-from sglang_mezo_plugin.observers.tensorboard import TensorBoard
-from sglang_mezo_plugin.optimizers import Optimizer, make_optimizer
-from sglang_mezo_plugin.options import (
+from sglang_mezo_plugin.cli.inputs import (
+    choose_objective,
+    digest,
+    load_examples,
+    load_records,
+    load_tokenizer,
+)
+from sglang_mezo_plugin.cli.options import (
     Parser,
     add_data_options,
     add_lora_options,
@@ -42,14 +36,25 @@ from sglang_mezo_plugin.options import (
     add_training_options,
     parse,
 )
-from sglang_mezo_plugin.patch import require_patched
-from sglang_mezo_plugin.run_folder import RunFolder
-from sglang_mezo_plugin.run_header import make_header
-from sglang_mezo_plugin.run_summary import describe_run, serve_command
+from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
+from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.checkpoint import checkpoint_dtype, find_checkpoint, read_config
+from sglang_mezo_plugin.patching.series import require_patched
+from sglang_mezo_plugin.runs.describe import describe_run, serve_command
+from sglang_mezo_plugin.runs.folder import RunFolder
+from sglang_mezo_plugin.runs.header import make_header
+from sglang_mezo_plugin.runs.journal import Header, holds_run, read_journal
+from sglang_mezo_plugin.runs.observers.plots import plot_losses
+from sglang_mezo_plugin.runs.observers.progress import Progress
+from sglang_mezo_plugin.runs.observers.tensorboard import TensorBoard
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
-from sglang_mezo_plugin.trainer import RunResult, Trainer, check_steps
-from sglang_mezo_plugin.trainer_config import TrainerConfig
+from sglang_mezo_plugin.training import objectives
+from sglang_mezo_plugin.training.config import TrainerConfig
+from sglang_mezo_plugin.training.estimators import PairEstimator
+from sglang_mezo_plugin.training.optimizers import Optimizer, make_optimizer
+from sglang_mezo_plugin.training.trainer import RunResult, Trainer, check_steps
 
 PAPER_DEFAULTS = {"lora": {"learning_rate": 1e-4, "eps": 1e-2}, "full": {"learning_rate": 1e-6, "eps": 1e-3}}
 
@@ -125,7 +130,7 @@ def train(words: Sequence[str]) -> RunResult:
     ):
         carrier = session.carrier
         describe_run(folder.path, words, args, server_args, carrier.names)
-        function = losses.OBJECTIVES[objective]
+        function = objectives.OBJECTIVES[objective]
         trained = folder.path / ("model" if adapter is None else "adapter")
         command = serve_command(args, checkpoint, trained, dtype)
 

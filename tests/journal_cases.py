@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sglang_mezo_plugin.journal import Header, Journal, StepRecord
+from sglang_mezo_plugin.runs.journal import Header, Journal, StepRecord
 
 CONFIG = {"learning_rate": 1e-3, "schedule": "linear", "clip": None}
 HEADER = Header(CONFIG, {"w.bin": "ab"}, {"d.jsonl": "cd"})

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sglang_mezo_plugin.losses import Scores
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_, direction_into
 from sglang_mezo_plugin.tasks.example import Batch, Example
+from sglang_mezo_plugin.training.objectives import Scores
 
 CURVATURE = torch.arange(1, 11, dtype=torch.float64)
 EXAMPLES = [Example(prompt=(target,), options=((0,),), label=0) for target in (1, 2, 3, 5, 8)]

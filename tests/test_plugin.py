@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from sglang_mezo_plugin import plugin
-from sglang_mezo_plugin.patch import PatchError
+from sglang_mezo_plugin.patching.diffs import PatchError
 
 
 def test_entry_point() -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_mezo_plugin.tasks import countdown
+from sglang_mezo_plugin.rewards import countdown
 
 
 def reward(prompt: str, completion: str, record: Mapping[str, Any]) -> float:

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from problems import Problem, problems
+
 from sglang_mezo_plugin.errors import UserError, one_line_errors
-from sglang_mezo_plugin.tasks.countdown_problems import Problem, problems
 
 TASK = "countdown"
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sglang_mezo_plugin.server.launch import cpu_words
+from sglang_mezo_plugin.client.launch import cpu_words
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "data"
@@ -28,8 +28,8 @@ PAPER = [
     *("--population", "30", "--estimator", "one-sided", "--shaping", "z-score", "--sigma", "0.001"),
     *("--learning-rate", "5e-4", "--lora-target-modules", "all-linear", "--max-new-tokens", "1024"),
     *("--steps", "500", "--eval-steps", "50", "--eval-file", str(DATA / "countdown/test.jsonl")),
-    *("--reward", "sglang_mezo_plugin.tasks.countdown:reward"),
-    *("--eval-reward", "sglang_mezo_plugin.tasks.countdown:accuracy"),
+    *("--reward", "sglang_mezo_plugin.rewards.countdown:reward"),
+    *("--eval-reward", "sglang_mezo_plugin.rewards.countdown:accuracy"),
 ]
 SMALL = [
     *("--chat", "--reward", "graded:reward", "--max-new-tokens", "24", "--max-train-examples", "4"),

@@ -1,1 +1,1 @@
-"""What talks to SGLang: nothing outside this folder, `server/` and `plugin.py` imports it."""
+"""Scoring and training in SGLang's own `ModelRunner`: beside `plugin.py` all that imports it."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sglang.srt.model_executor.model_runner import ModelRunner
 
-from sglang_mezo_plugin.engine.batches import BatchBuilder
-from sglang_mezo_plugin.engine.scoring import Scorer
-from sglang_mezo_plugin.losses import Scores
+from sglang_mezo_plugin.engine.batch.builder import BatchBuilder
+from sglang_mezo_plugin.engine.batch.scoring import Scorer
 from sglang_mezo_plugin.tasks.example import Batch
+from sglang_mezo_plugin.training.objectives import Scores
 
 
 class FrozenCarrier:

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from sglang.srt.model_executor.model_runner import ModelRunner
 
-from sglang_mezo_plugin.buckets import Shape, bucket_of
-from sglang_mezo_plugin.checkpoint_files import one_line
-from sglang_mezo_plugin.engine.batches import BatchBuilder, HostLengths, LabelledBatch
-from sglang_mezo_plugin.engine.drafts import Draft, fields
-from sglang_mezo_plugin.engine.packing import packed_size, views
+from sglang_mezo_plugin.engine.batch.buckets import Shape, bucket_of
+from sglang_mezo_plugin.engine.batch.builder import BatchBuilder, HostLengths, LabelledBatch
+from sglang_mezo_plugin.engine.batch.drafts import Draft, fields
+from sglang_mezo_plugin.engine.batch.packing import packed_size, views
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.losses import Scores
+from sglang_mezo_plugin.models.checkpoint import one_line
 from sglang_mezo_plugin.tasks.example import Example
+from sglang_mezo_plugin.training.objectives import Scores
 
 MOST_GRAPHS = 32
 WARM_UPS = 2  # what is compiled, tuned or allocated when it first runs cannot be captured

@@ -10,14 +10,14 @@ from typing import Any
 
 from sglang.srt.utils.network import get_free_port_below_ephemeral
 
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.engine.dense import DenseCarrier
+from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import CudaCapture
-from sglang_mezo_plugin.engine.lora import LoraCarrier
-from sglang_mezo_plugin.engine.ranked import Share
-from sglang_mezo_plugin.engine.ranks import Layout
+from sglang_mezo_plugin.engine.lora.carrier import LoraCarrier
+from sglang_mezo_plugin.engine.ranks.carrier import Share
+from sglang_mezo_plugin.engine.ranks.leader import Layout
 from sglang_mezo_plugin.engine.runner import open_runner
+from sglang_mezo_plugin.models.adapter import Adapter
 
 
 @dataclass(frozen=True)

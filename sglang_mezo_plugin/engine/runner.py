@@ -28,11 +28,10 @@ from sglang.srt.runtime_context import SpawnRanks, get_device, publish, reset_co
 from sglang.srt.server_args import PortArgs, ServerArgs
 from sglang.srt.utils.common import get_available_gpu_memory
 
-from sglang_mezo_plugin.checkpoint_files import find_checkpoint, one_line
 from sglang_mezo_plugin.engine.one_layer_pool import one_layer_for_all
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.memory_plan import checkpoint_dtype
-from sglang_mezo_plugin.patch import require_patched
+from sglang_mezo_plugin.models.checkpoint import checkpoint_dtype, find_checkpoint, one_line
+from sglang_mezo_plugin.patching.series import require_patched
 
 # What a host without a GPU needs; the user's own words win.
 DEFAULTS = {"disable_cuda_graph": True, "enable_fp32_lm_head": True, "log_level": "warning"}

@@ -13,22 +13,22 @@ import torch
 from sglang.srt.server_args import ServerArgs
 from transformers import AutoConfig
 
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.buckets import bucket_room
-from sglang_mezo_plugin.engine import dense
-from sglang_mezo_plugin.engine.batches import SHARING_BACKENDS
+from sglang_mezo_plugin.engine.batch.buckets import bucket_room
+from sglang_mezo_plugin.engine.batch.builder import SHARING_BACKENDS
+from sglang_mezo_plugin.engine.dense import carrier as dense_carrier
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import check_options
-from sglang_mezo_plugin.engine.lora import adapter_server_args
+from sglang_mezo_plugin.engine.lora.carrier import adapter_server_args
 from sglang_mezo_plugin.engine.opening import gpu_of, make_opening, open_share
-from sglang_mezo_plugin.engine.ranked import RankedCarrier, RankedOptimizer
-from sglang_mezo_plugin.engine.ranks import Layout, Ranks
+from sglang_mezo_plugin.engine.ranks.carrier import RankedCarrier, RankedOptimizer
+from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
+from sglang_mezo_plugin.engine.room import Room, largest_batch, pack, pool_args, room_of
 from sglang_mezo_plugin.engine.runner import free_memory
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.losses import Objective, Scores, metrics
-from sglang_mezo_plugin.memory_plan import Room, largest_batch, pack, pool_args, room_of
-from sglang_mezo_plugin.optimizers import Optimizer
+from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.tasks.example import Batch, Example
+from sglang_mezo_plugin.training.objectives import Objective, Scores, metrics
+from sglang_mezo_plugin.training.optimizers import Optimizer
 
 MAX_PAIRS = 4  # a forward, unless --max-loras-per-batch says otherwise
 
@@ -105,7 +105,7 @@ def open_session(
     room = (bucket_room(room) if cuda_graph else room) * copies
     for example in eval_examples:
         room |= room_of(example, shares)
-    slots, mode_args = 0, dense.SERVER_ARGS if trains else {}
+    slots, mode_args = 0, dense_carrier.SERVER_ARGS if trains else {}
     if adapter is not None:
         mode_args = adapter_server_args(adapter, pairs)
         slots = 2 * pairs * 3 * sum(tensor.numel() for tensor in adapter.tensors.values())

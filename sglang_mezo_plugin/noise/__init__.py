@@ -178,7 +178,7 @@ def accumulate_(
 def _backend(tensor: torch.Tensor) -> ModuleType:
     """Return the module for a tensor's device, imported when needed: numba and Triton load slowly."""
     if tensor.is_cuda:
-        from sglang_mezo_plugin.noise import cuda as backend
+        from sglang_mezo_plugin.noise.cuda import kernels as backend
     else:
-        from sglang_mezo_plugin.noise import cpu as backend
+        from sglang_mezo_plugin.noise.cpu import kernels as backend
     return backend

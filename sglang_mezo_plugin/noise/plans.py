@@ -128,7 +128,7 @@ class _Plan:
 
 def _backend(weight: torch.Tensor) -> ModuleType:
     if weight.is_cuda:
-        from sglang_mezo_plugin.noise import cuda_plans as backend
+        from sglang_mezo_plugin.noise.cuda import plans as backend
     else:
-        from sglang_mezo_plugin.noise import cpu as backend
+        from sglang_mezo_plugin.noise.cpu import kernels as backend
     return backend

@@ -11,10 +11,9 @@ import tiny_models
 import torch
 from sglang.srt.model_executor.model_runner import ModelRunner
 
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.buckets import Shape, bucket_of
-from sglang_mezo_plugin.engine import scoring
-from sglang_mezo_plugin.engine.batches import BatchBuilder, LabelledBatch
+from sglang_mezo_plugin.engine.batch import scoring
+from sglang_mezo_plugin.engine.batch.buckets import Shape, bucket_of
+from sglang_mezo_plugin.engine.batch.builder import BatchBuilder, LabelledBatch
 from sglang_mezo_plugin.engine.graphs import (
     Capture,
     CudaCapture,
@@ -23,11 +22,12 @@ from sglang_mezo_plugin.engine.graphs import (
     check_model,
     check_options,
 )
-from sglang_mezo_plugin.engine.lora import LoraCarrier, adapter_server_args
+from sglang_mezo_plugin.engine.lora.carrier import LoraCarrier, adapter_server_args
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.losses import Scores
+from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.noise import Direction
+from sglang_mezo_plugin.training.objectives import Scores
 
 EPS = 1e-2
 SIZES = (1, 4, 9, 4, 2, 9, 1, 20)

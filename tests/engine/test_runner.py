@@ -16,7 +16,7 @@ from sglang_mezo_plugin import patch
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.patch import PatchError
+from sglang_mezo_plugin.patching.diffs import PatchError
 from sglang_mezo_plugin.tasks.example import Batch, Example
 
 PROMPTS = [[2, 5, 7, 11, 100, 130, 4], [2, 9], [2, *range(20, 40)]]

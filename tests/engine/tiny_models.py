@@ -12,11 +12,11 @@ from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.test.tiny_model_utils import load_reference, save_tiny_model
 from transformers import GPT2Config, LlamaConfig, OPTConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from sglang_mezo_plugin.checkpoint_files import tensor_shapes
 from sglang_mezo_plugin.engine.runner import open_runner
-from sglang_mezo_plugin.losses import Scores
+from sglang_mezo_plugin.models.checkpoint import tensor_shapes
 from sglang_mezo_plugin.noise import Direction, Region, direction_into, perturb_into
 from sglang_mezo_plugin.tasks.example import Batch, Example
+from sglang_mezo_plugin.training.objectives import Scores
 
 VOCABULARY = 131
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 96}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SENTIMENT = Path(__file__).resolve().parents[2] / "examples" / "sentiment"
-sys.path.append(str(SENTIMENT))
+sys.path.extend([str(SENTIMENT), str(SENTIMENT.with_name("countdown"))])
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import torch
 from peft import get_peft_model, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sglang_mezo_plugin.adapter import Adapter
+from sglang_mezo_plugin.client import Job, Member, Sampling, Server
+from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words
+from sglang_mezo_plugin.client.tensors import target_names
+from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.noise import Direction
-from sglang_mezo_plugin.server import Job, Member, Sampling, Server
-from sglang_mezo_plugin.server.launch import LaunchedServer, cpu_words, lora_words
-from sglang_mezo_plugin.server.population import tensors_at
-from sglang_mezo_plugin.server.tensors import target_names
-from sglang_mezo_plugin.tasks.countdown import prompt_for
+from sglang_mezo_plugin.rewards.countdown import prompt_for
+from sglang_mezo_plugin.training.population import tensors_at
 
 COUNTDOWN = Path(__file__).resolve().parents[2] / "examples" / "countdown"
 MARGIN = 1e-3  # of two logits: far above what fp32 rounds, which depends on what else is in a batch

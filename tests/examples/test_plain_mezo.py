@@ -9,15 +9,16 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from sglang_mezo_plugin import spsa, train
-from sglang_mezo_plugin.adapter import Adapter
-from sglang_mezo_plugin.checkpoint_files import read_tensors
+from sglang_mezo_plugin import train
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.checkpoint import read_tensors
 from sglang_mezo_plugin.noise import Direction, Region, perturb_into
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.records import read_records
 from sglang_mezo_plugin.tasks.sampler import Sampler
 from sglang_mezo_plugin.tasks.sst2 import sst2
 from sglang_mezo_plugin.tasks.tokenize import tokenize
+from sglang_mezo_plugin.training import spsa
 
 BATCH_SIZE, SEED = 4, 5
 Tensors = dict[str, torch.Tensor]

@@ -6,7 +6,9 @@ import triton
 from kernel_compiler import KERNELS, Compiler, Driver
 
 from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import cuda, cuda_plans, plans
+from sglang_mezo_plugin.noise import plans
+from sglang_mezo_plugin.noise.cuda import kernels as cuda
+from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
 
 
 @pytest.fixture

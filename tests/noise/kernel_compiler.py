@@ -6,7 +6,8 @@ from typing import Any
 
 from triton.backends.compiler import GPUTarget
 
-from sglang_mezo_plugin.noise import cuda, cuda_plans
+from sglang_mezo_plugin.noise.cuda import kernels as cuda
+from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
 
 HOPPER = GPUTarget("cuda", 90, 32)
 KERNELS = [

@@ -13,7 +13,8 @@ import plan_cases
 import pytest
 import torch
 
-from sglang_mezo_plugin.noise import cpu_noise, philox
+from sglang_mezo_plugin.noise import philox
+from sglang_mezo_plugin.noise.cpu import numbers as cpu_noise
 
 HERE = Path(__file__).parent
 

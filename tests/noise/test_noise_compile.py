@@ -10,7 +10,8 @@ import torch
 from kernel_compiler import Compiler
 
 from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region, UpdatePlan, cuda
+from sglang_mezo_plugin.noise import Direction, PairPlan, Region, UpdatePlan
+from sglang_mezo_plugin.noise.cuda import kernels as cuda
 
 ROWS, COLS = 64, 128
 REGION = Region.whole("layers.0.weight", (ROWS, COLS))

@@ -5,7 +5,9 @@ import torch
 from kernel_compiler import Compiler
 
 from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region, UpdatePlan, cuda, cuda_plans
+from sglang_mezo_plugin.noise import Direction, PairPlan, Region, UpdatePlan
+from sglang_mezo_plugin.noise.cuda import kernels as cuda
+from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
 
 SEEDS = (0, 1, 16, 2**31, 2**32 + 1, 2**64 - 1)
 LARGEST = (2**21, 2**13)  # 2**34 elements, as many as there may be

@@ -16,10 +16,10 @@ from sglang_mezo_plugin.noise import (
     Region,
     UpdatePlan,
     accumulate_,
-    cuda_plans,
     perturb_pair_into,
     plans,
 )
+from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
 
 D, SIGNS = Direction(1), Direction(1, "rademacher")
 REGION = Region.whole("w", (4, 6))

@@ -20,8 +20,10 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import cuda, cuda_plans, philox, plans
-from sglang_mezo_plugin.noise.cuda_noise import philox4x32
+from sglang_mezo_plugin.noise import philox, plans
+from sglang_mezo_plugin.noise.cuda import kernels as cuda
+from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
+from sglang_mezo_plugin.noise.cuda.numbers import philox4x32
 
 
 @triton.jit

@@ -4,8 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from sglang_mezo_plugin.patch import find_target, revert
 from sglang_mezo_plugin.patching.diffs import FileDiff, read_series
+from sglang_mezo_plugin.patching.series import revert
+from sglang_mezo_plugin.patching.targets import find_target
 
 
 def by_patch() -> dict[str, list[FileDiff]]:

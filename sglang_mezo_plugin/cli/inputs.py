@@ -1,0 +1,67 @@
+"""From the data options of a command to tokenised examples."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.models.checkpoint import context_length
+from sglang_mezo_plugin.tasks.example import Example, Record
+from sglang_mezo_plugin.tasks.prompts import with_template
+from sglang_mezo_plugin.tasks.records import read_records
+from sglang_mezo_plugin.tasks.registry import find_task
+from sglang_mezo_plugin.tasks.tokenize import tokenize
+from sglang_mezo_plugin.training.objectives import check_objective, default_objective
+
+
+def load_records(args: argparse.Namespace, source: str, limit: int | None = None) -> list[Record]:
+    records = read_records(source, find_task(args.task), limit)
+    return with_template(records, args.prompt_template) if args.prompt_template is not None else records
+
+
+def choose_objective(args: argparse.Namespace, *record_lists: Sequence[Record]) -> str:
+    """Return --objective or its default; UserError unless it suits all records."""
+    objective = args.objective or default_objective(record_lists[0])
+    for records in record_lists:
+        check_objective(objective, records)
+    return objective
+
+
+def load_tokenizer(args: argparse.Namespace, checkpoint: Path) -> Any:
+    path = args.tokenizer_path or checkpoint
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises all kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"no tokenizer in {path} ({reason}): pass --tokenizer-path") from None
+    # For some models transformers makes an empty tokenizer where there are no files of one.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise UserError(f"no tokenizer in {path} (it makes no tokens of a text): pass --tokenizer-path")
+    return tokenizer
+
+
+def load_examples(
+    args: argparse.Namespace, records: Sequence[Record], tokenizer: Any, checkpoint: Path
+) -> list[Example]:
+    length = context_length(checkpoint)
+    if args.context_length is not None:
+        if not 0 < args.context_length <= length:
+            raise UserError(
+                f"--context-length must be from 1 to the model's {length}, not {args.context_length}"
+            )
+        length = args.context_length
+    return tokenize(records, tokenizer, length, args.truncate_prompts, args.append_eos)
+
+
+def digest(examples: Sequence[Any]) -> str:
+    """Return the SHA-256 of examples: of file, task, template, tokenizer and all else that makes them."""
+    sha = hashlib.sha256()
+    for example in examples:
+        sha.update(repr(example).encode())
+    return sha.hexdigest()

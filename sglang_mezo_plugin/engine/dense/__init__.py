@@ -1,0 +1,1 @@
+"""Training of every weight: each module runs on W + eps z and on W - eps z."""

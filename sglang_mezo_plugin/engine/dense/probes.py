@@ -1,0 +1,96 @@
+"""Where weights are probed: at a point whose numbers the host has, or at one that a table in memory holds.
+
+A graph launches again what was launched when it was captured, with the same arguments. So all numbers of what
+it is to do at another point, and after another step, are in a `StepTable`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from sglang_mezo_plugin.engine.dense.weights import Perturbed
+from sglang_mezo_plugin.noise import (
+    Direction,
+    PairPlan,
+    Region,
+    StepTable,
+    gather_pair_from,
+    gather_pair_into,
+)
+
+
+class Probe(Protocol):
+    """One forward's direction z and eps."""
+
+    def write(self, weights: Perturbed) -> None:
+        """Let weights take the step that waits for them, then write them at + and at -."""
+        ...
+
+    def write_block(self, plan: PairPlan) -> None:
+        """Write weights that no step waits for."""
+        ...
+
+    def gather(
+        self,
+        plus: torch.Tensor,
+        minus: torch.Tensor,
+        weight: torch.Tensor,
+        rows: torch.Tensor,
+        region: Region,
+    ) -> None:
+        """Write rows of such weights, as `gather_pair_into` does."""
+        ...
+
+
+class PointProbe:
+    """A point by its numbers."""
+
+    def __init__(self, direction: Direction, eps: float) -> None:
+        self._direction, self._eps = direction, eps
+
+    def write(self, weights: Perturbed) -> None:
+        weights.write(self._direction, self._eps)
+
+    def write_block(self, plan: PairPlan) -> None:
+        plan.write(self._direction, self._eps)
+
+    def gather(
+        self,
+        plus: torch.Tensor,
+        minus: torch.Tensor,
+        weight: torch.Tensor,
+        rows: torch.Tensor,
+        region: Region,
+    ) -> None:
+        gather_pair_into(plus, minus, weight, rows, self._direction, region, self._eps)
+
+
+class TableProbe:
+    """The point of a table, which also has the step that weights are to take: each of them once.
+
+    moved: the weights that have taken it, in their order.
+    """
+
+    def __init__(self, table: StepTable) -> None:
+        self._table = table
+        self.moved: list[Perturbed] = []
+
+    def write(self, weights: Perturbed) -> None:
+        weights.write_from(self._table, moves=weights not in self.moved)
+        if weights not in self.moved:
+            self.moved.append(weights)
+
+    def write_block(self, plan: PairPlan) -> None:
+        plan.write_from(self._table)
+
+    def gather(
+        self,
+        plus: torch.Tensor,
+        minus: torch.Tensor,
+        weight: torch.Tensor,
+        rows: torch.Tensor,
+        region: Region,
+    ) -> None:
+        gather_pair_from(self._table, plus, minus, weight, rows, region)

@@ -1,0 +1,1 @@
+"""Adapters and checkpoints as files on disk. No engine is needed."""

@@ -1,0 +1,1 @@
+"""The noise on a CPU: Python threads over numba kernels."""

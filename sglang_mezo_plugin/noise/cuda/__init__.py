@@ -1,0 +1,1 @@
+"""The noise on a GPU: Triton kernels, one launch for many tensors."""

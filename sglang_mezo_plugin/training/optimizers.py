@@ -1,0 +1,148 @@
+"""Update rules: from projected gradients along directions to a move of the parameters.
+
+The gradient estimate of a step is mean(g_i * z_i). SGD never forms it: it hands the moves to the carrier,
+which writes them in one pass and keeps no state. Momentum and Adam keep fp32 state of the parameters' shapes,
+so they need a carrier whose parameters are small: an adapter or a prefix. Their state is not saved either:
+replaying the journal rebuilds it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.training.carrier import Trainable
+
+NAMES = ("sgd", "momentum", "adam")
+
+Grads = Sequence[tuple[Direction, float]]
+"""The directions of a step, each with its projected gradient, clipped."""
+
+
+class Optimizer(Protocol):
+    """An update rule. Weight decay spares biases and norms: parameters of one dimension."""
+
+    def attach(self, carrier: Trainable) -> None:
+        """Take the carrier to train, with state as before step 1. UserError if it has no state to offer."""
+        ...
+
+    def update(self, grads: Grads, learning_rate: float, step: int) -> None:
+        """Move the carrier's parameters by step 1, 2, ...; steps come in order."""
+        ...
+
+
+class SGD:
+    """theta -= lr * (mean(g_i z_i) + weight_decay * theta): algorithm 1 of MeZO. For every carrier."""
+
+    def __init__(self, weight_decay: float = 0.0) -> None:
+        self.weight_decay = weight_decay
+
+    def attach(self, carrier: Trainable) -> None:
+        self._carrier = carrier
+
+    def update(self, grads: Grads, learning_rate: float, step: int) -> None:
+        moves = [(direction, -learning_rate * grad / len(grads)) for direction, grad in grads]
+        decay = 1 - learning_rate * self.weight_decay
+        self._carrier.step(moves, decay=decay, rounding_seed=grads[0][0].seed)
+
+
+class Momentum:
+    """v = momentum * v + mean(g_i z_i) + weight_decay * theta; theta -= lr * v: as torch.optim.SGD."""
+
+    def __init__(self, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+
+    def attach(self, carrier: Trainable) -> None:
+        self._carrier = carrier
+        self._velocity = _zeros(carrier)
+
+    def update(self, grads: Grads, learning_rate: float, step: int) -> None:
+        for name, (parameter, region) in self._carrier.parameters().items():
+            velocity = self._velocity[name]
+            accumulate_(velocity, _mean(grads), region, decay=self.momentum)
+            if parameter.dim() > 1:
+                velocity.add_(parameter, alpha=self.weight_decay)
+            parameter.add_(velocity, alpha=-learning_rate)
+        self._carrier.written()
+
+
+class Adam:
+    """Adam with decoupled weight decay and bias correction: AdamW, Loshchilov and Hutter 2019; torch's."""
+
+    def __init__(
+        self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
+    ) -> None:
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+
+    def attach(self, carrier: Trainable) -> None:
+        self._carrier = carrier
+        self._first = _zeros(carrier)
+        self._second = _zeros(carrier)
+
+    def update(self, grads: Grads, learning_rate: float, step: int) -> None:
+        beta1, beta2 = self.betas
+        for name, (parameter, region) in self._carrier.parameters().items():
+            gradient = _gradient(parameter, region, grads)
+            first = self._first[name].lerp_(gradient, 1 - beta1)
+            second = self._second[name].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            scale = (second.sqrt() / math.sqrt(1 - beta2**step)).add_(self.eps)
+            if parameter.dim() > 1:
+                parameter.mul_(1 - learning_rate * self.weight_decay)
+            parameter.addcdiv_(first, scale, value=-learning_rate / (1 - beta1**step))
+        self._carrier.written()
+
+
+def make_optimizer(
+    name: str,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    adam_betas: tuple[float, float] = (0.9, 0.999),
+    adam_eps: float = 1e-8,
+) -> Optimizer:
+    """Return the optimizer of this name, one of `NAMES`; what it has no use for is ignored.
+
+    learning_rate: the largest of the run, to check weight_decay with: decay never turns a weight's sign.
+    UserError for an unknown name and for numbers out of range, named as the options of the commands.
+    """
+    _check(f"--optimizer must be one of {', '.join(NAMES)}, not {name!r}", name in NAMES)
+    _check(
+        f"--weight-decay must be at least 0 and at most 1 / --learning-rate, not {weight_decay}",
+        weight_decay >= 0 and weight_decay * learning_rate <= 1,
+    )
+    _check(f"--momentum must be in [0, 1), not {momentum}", 0 <= momentum < 1)
+    for beta in adam_betas:
+        _check(f"--adam-betas must be in [0, 1), not {beta}", 0 <= beta < 1)
+    _check(f"--adam-eps must be above 0 and finite, not {adam_eps}", 0 < adam_eps < math.inf)
+    if name == "sgd":
+        return SGD(weight_decay)
+    if name == "momentum":
+        return Momentum(momentum, weight_decay)
+    return Adam(adam_betas, adam_eps, weight_decay)
+
+
+def _check(message: str, fine: bool) -> None:
+    if not fine:
+        raise UserError(message)
+
+
+def _zeros(carrier: Trainable) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(parameter) for name, (parameter, _) in carrier.parameters().items()}
+
+
+def _mean(grads: Grads) -> list[tuple[Direction, float]]:
+    return [(direction, grad / len(grads)) for direction, grad in grads]
+
+
+def _gradient(parameter: torch.Tensor, region: Region, grads: Grads) -> torch.Tensor:
+    """Return mean(g_i z_i) for a parameter: fp32, of its shape."""
+    gradient = torch.zeros_like(parameter)
+    accumulate_(gradient, _mean(grads), region)
+    return gradient
