@@ -17,7 +17,7 @@ import pytest
 
 PACKAGE = "sglang_mezo_plugin"
 PRELOADED = [
-    *(f"{PACKAGE}.{name}" for name in ("engine.session", "train", "evaluate", "export", "noise.cpu")),
+    *(f"{PACKAGE}.{name}" for name in ("engine.session", "train", "evaluate", "export", "noise.cpu.kernels")),
     *("sglang.srt.models.registry", "torch.utils.tensorboard", "matplotlib.figure"),
 ]
 TIMEOUT = 300.0
