@@ -22,7 +22,9 @@ import torch
 
 from sglang_mezo_plugin.cli.inputs import choose_objective, load_examples, load_records, load_tokenizer
 from sglang_mezo_plugin.cli.options import Parser, add_data_options, add_model_options, parse
-from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
+from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.engine.ranks.leader import Ranks
+from sglang_mezo_plugin.engine.ranks.worker import follow
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import checkpoint_dtype, find_checkpoint
@@ -64,7 +66,7 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
         raise UserError(f"--batch-size must be 1 or more, not {args.batch_size}")
     if args.predictions_file and not Path(args.predictions_file).parent.is_dir():
         raise UserError(f"--predictions-file {args.predictions_file}: there is no such folder: make it first")
-    ranks = Ranks(Layout(args.tp_size, args.dp_size))
+    ranks = Ranks(Layout(args.tp_size, args.dp_size), follow)
     require_patched()
     checkpoint = find_checkpoint(args.model_path)
     dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)

@@ -36,7 +36,9 @@ from sglang_mezo_plugin.cli.options import (
     add_training_options,
     parse,
 )
-from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
+from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.engine.ranks.leader import Ranks
+from sglang_mezo_plugin.engine.ranks.worker import follow
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import checkpoint_dtype, find_checkpoint, read_config
@@ -82,7 +84,7 @@ def make_parser() -> Parser:
 def train(words: Sequence[str]) -> RunResult:
     """Run a training from the words of its command line. Raises UserError for bad input."""
     args, server_args = parse(make_parser(), words)
-    ranks = Ranks(Layout(args.tp_size, args.dp_size))
+    ranks = Ranks(Layout(args.tp_size, args.dp_size), follow)
     for name, value in PAPER_DEFAULTS[args.mode].items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -14,8 +14,8 @@ from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import CudaCapture
 from sglang_mezo_plugin.engine.lora.carrier import LoraCarrier
-from sglang_mezo_plugin.engine.ranks.carrier import Share
-from sglang_mezo_plugin.engine.ranks.leader import Layout
+from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.engine.ranks.share import Share
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.models.adapter import Adapter
 
@@ -57,7 +57,7 @@ def make_opening(
 
 @contextmanager
 def open_share(opening: Opening, rank: int) -> Iterator[Share]:
-    """Load a rank's part of the model and yield its carrier."""
+    """Load a rank's part of the model and yield what the rank does with it."""
     replica, shard = divmod(rank, opening.layout.tp_size)
     with open_runner(
         str(opening.checkpoint),

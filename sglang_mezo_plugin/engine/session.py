@@ -21,7 +21,9 @@ from sglang_mezo_plugin.engine.graphs import check_options
 from sglang_mezo_plugin.engine.lora.carrier import adapter_server_args
 from sglang_mezo_plugin.engine.opening import gpu_of, make_opening, open_share
 from sglang_mezo_plugin.engine.ranks.carrier import RankedCarrier, RankedOptimizer
-from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
+from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.engine.ranks.leader import Ranks
+from sglang_mezo_plugin.engine.ranks.worker import follow
 from sglang_mezo_plugin.engine.room import Room, largest_batch, pack, pool_args, room_of
 from sglang_mezo_plugin.engine.runner import free_memory
 from sglang_mezo_plugin.errors import UserError
@@ -86,7 +88,7 @@ def open_session(
     """
     given = _parse_server_args(server_args)
     tp_size, dp_size = given.pop("tp_size", 1), given.pop("dp_size", 1)
-    ranks = ranks or Ranks(Layout(tp_size, dp_size))
+    ranks = ranks or Ranks(Layout(tp_size, dp_size), follow)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_devices(ranks.layout, checkpoint, device, given)
     replica_pairs = -(-num_pairs // ranks.layout.dp_size)

@@ -7,7 +7,7 @@ destination, and not carried out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,19 +61,29 @@ def locate(model: torch.nn.Module, shapes: Mapping[str, torch.Size]) -> Pieces:
     return {parameter: tuple(pieces) for parameter, pieces in recorder.pieces.items() if pieces}
 
 
+def held(pieces: Pieces, name: str) -> list[tuple[Region, torch.Tensor]]:
+    """Return what a model holds of a checkpoint's tensor: each region, and its values [rows, cols] there."""
+    return [
+        (piece.region, piece.of(parameter.data).reshape(piece.region.rows, piece.region.cols))
+        for parameter, own in pieces.items()
+        for piece in own
+        if piece.name == name
+    ]
+
+
+def joined(shape: torch.Size, parts: Sequence[tuple[Region, torch.Tensor]]) -> torch.Tensor:
+    """Return a checkpoint's tensor on the CPU, put together again from the values [rows, cols] of regions."""
+    whole = torch.empty(shape, dtype=parts[0][1].dtype)
+    for region, values in parts:
+        target = whole.as_strided((region.rows, region.cols), (region.row_stride, 1), region.offset)
+        target.copy_(values)
+    return whole
+
+
 def assemble(pieces: Pieces, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the checkpoint's tensors that a model holds, put together again on the CPU, one at a time."""
-    parts: dict[str, list[tuple[torch.nn.Parameter, Piece]]] = {}
-    for parameter, own in pieces.items():
-        for piece in own:
-            parts.setdefault(piece.name, []).append((parameter, piece))
-    for name, held in parts.items():
-        whole = torch.empty(shapes[name], dtype=held[0][0].dtype)
-        for parameter, piece in held:
-            region = piece.region
-            target = whole.as_strided((region.rows, region.cols), (region.row_stride, 1), region.offset)
-            target.copy_(piece.of(parameter.data).reshape(region.rows, region.cols))
-        yield name, whole
+    """Yield the checkpoint's tensors that a model holds, whole, one at a time."""
+    for name in dict.fromkeys(piece.name for own in pieces.values() for piece in own):
+        yield name, joined(shapes[name], held(pieces, name))
 
 
 class _CopyRecorder(TorchDispatchMode):

@@ -1,8 +1,9 @@
 """The processes of a run on several devices: how they start, how they find each other, and how they end.
 
-Rank r is shard r % tp_size of replica r // tp_size. Rank 0 leads: it alone reads data, writes files and
-speaks to the user, and it tells the others what to do. It starts them itself, or finds them started by a
-launcher such as torchrun, and has one connection with each, for token ids, seeds and log-probabilities.
+Rank 0 leads: it alone reads data, writes files and speaks to the user, and it tells the others what to do.
+It starts them itself, or finds them started by a launcher such as torchrun, and has one connection with each,
+for token ids, seeds and log-probabilities. What the others run is handed in: nothing here needs the engine,
+which takes half a minute to import.
 
 A collective that waits for a dead peer cannot be interrupted. So when a rank is lost, the others end at once:
 rank 0 with one line and exit code 2, whatever it is doing, as if it were killed; the rest without a word.
@@ -17,38 +18,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-from sglang_mezo_plugin.engine.ranks.link import CLOSED, CLOSING_SECONDS, REASON_SECONDS, Failed, follow
+from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.engine.ranks.link import CLOSED, CLOSING_SECONDS, REASON_SECONDS, Failed
 from sglang_mezo_plugin.engine.ranks.meeting import launched_rank, meet_first, meet_others
 from sglang_mezo_plugin.errors import UserError
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How many devices there are: dp_size replicas of the model, each of them on tp_size."""
-
-    tp_size: int = 1
-    dp_size: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("tp_size", "dp_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
-
-    @property
-    def size(self) -> int:
-        return self.tp_size * self.dp_size
-
-    def replica(self, number: int) -> range:
-        """Return the ranks of a replica; the first one answers for all."""
-        return range(number * self.tp_size, (number + 1) * self.tp_size)
+Follow = Callable[[Connection, int], None]
+"""Is another rank until the run ends, given its connection with rank 0, and its number."""
 
 
 class Ranks:
@@ -58,10 +41,13 @@ class Ranks:
     and in these others the constructor does not return: they do what rank 0 says, and end. Variables of a
     launcher that has started one process change nothing. UserError if it has started another number, or on
     several hosts.
+
+    follow: `worker.follow`. A process that is spawned imports it by its name.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, follow: Follow) -> None:
         self.layout = layout
+        self._follow = follow
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
         self._replies: list[SimpleQueue[Any]] = []
@@ -144,7 +130,7 @@ class Ranks:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=follow, args=(theirs, len(self._connections) + 1))
+        process = context.Process(target=self._follow, args=(theirs, len(self._connections) + 1))
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits it: Ctrl-C is for rank 0
         process.start()
         signal.signal(signal.SIGINT, handler)

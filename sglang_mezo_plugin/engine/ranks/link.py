@@ -1,4 +1,4 @@
-"""Every rank but the first: it does what rank 0 says, and ends when rank 0 does."""
+"""The connection of another rank with rank 0, and what passes through it when the run ends."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
-
-from sglang_mezo_plugin.errors import UserError, quiet_libraries
 
 CLOSED = b""  # the last message to a rank
 CLOSING_SECONDS = 60.0
@@ -56,21 +53,3 @@ class Link:
             except (EOFError, OSError):
                 os._exit(1)
             self._messages.put(message)
-
-
-def follow(connection: Connection, rank: int) -> None:
-    """Be rank `rank` of a run, in a process that is there for nothing else."""
-    link = Link(connection)
-    with quiet_libraries():
-        # Not before: it takes half a minute, in which rank 0 may end.
-        from sglang_mezo_plugin.engine.ranks.worker import work
-
-        try:
-            work(link, rank)
-        except UserError as error:
-            link.reply(Failed(str(error)))
-            time.sleep(CLOSING_SECONDS)  # rank 0 ends the run, and this process with it
-        except BaseException as error:
-            time.sleep(REASON_SECONDS)
-            link.reply(Failed(f"rank {rank}: {type(error).__name__}: {error}".splitlines()[0]))
-            raise

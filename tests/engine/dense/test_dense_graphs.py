@@ -14,7 +14,7 @@ from sglang_mezo_plugin.engine.dense import graphs as dense_graphs
 from sglang_mezo_plugin.engine.dense import halves
 from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, CudaCapture
-from sglang_mezo_plugin.engine.ranks.leader import Layout
+from sglang_mezo_plugin.engine.ranks.layout import Layout
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.noise import Direction, StepTable
 from sglang_mezo_plugin.training.objectives import Scores

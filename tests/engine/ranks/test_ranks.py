@@ -10,7 +10,9 @@ import tiny_models
 import torch
 
 from sglang_mezo_plugin.engine.ranks.carrier import RankedCarrier
-from sglang_mezo_plugin.engine.ranks.leader import Layout, Ranks
+from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.engine.ranks.leader import Ranks
+from sglang_mezo_plugin.engine.ranks.worker import follow
 from sglang_mezo_plugin.engine.session import open_session
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
@@ -62,7 +64,7 @@ def walk(
             eval_examples=other.examples,
             dtype=dtype,
             server_args=words,
-            ranks=Ranks(layout),
+            ranks=Ranks(layout, follow),
         ) as session:
             carrier = session.carrier
             optimizer = session.spread(make_optimizer("adam" if adapter else "sgd", learning_rate=1e-2))
