@@ -19,7 +19,7 @@ class FrozenCarrier:
 
     @property
     def hit_rate(self) -> float:
-        """The share of all tokens so far that were shared with others of their batch, in [0, 1)."""
+        """The fraction of all tokens so far that were reused from others of their batch, in [0, 1)."""
         return self._builder.hit_rate
 
     def score(self, batch: Batch) -> Scores:

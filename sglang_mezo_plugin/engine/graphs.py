@@ -2,8 +2,8 @@
 
 At small sizes a step's time is the host's: launching kernels takes longer than running them. A graph is
 launched at once. It can be used where nothing but the contents of memory differs from step to step: an
-adapter's slots are written before the forward, weights are moved and perturbed by the numbers of a table, and
-a batch is rounded up to its bucket. Its numbers go to the same place each time, by one copy.
+adapter's slots are written before the forward, weights are moved and perturbed by a step's numbers on the
+device, and a batch is rounded up to its bucket. Its numbers go to the same place each time, by one copy.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class GraphScorer:
         self, packed: torch.Tensor, tensors: Mapping[str, torch.Tensor], draft: Draft, shape: Shape
     ) -> None:
         packed.copy_(self._builder.pack(draft, shape), non_blocking=True)
-        self._builder.place(tensors, shape)
+        self._builder.map_kv_slots(tensors, shape)
 
 
 class CudaCapture:
@@ -149,8 +149,8 @@ def check_options(
 ) -> None:
     """Raise UserError for options with which forwards cannot be captured.
 
-    Triton's attention makes all of its metadata on the device; SGLang's own LoRA backends make tables for
-    every batch.
+    Triton's attention makes all of its metadata on the device; SGLang's own LoRA backends make index
+    tensors for every batch.
     """
     if device != "cuda":
         raise UserError(f"--cuda-graph needs a GPU: leave it out with --device {device}")

@@ -36,32 +36,35 @@ class Room:
         return Room(max(self.tokens, other.tokens), max(self.sequences, other.sequences))
 
 
-def room_of(example: Example, shares: bool = True) -> Room:
+def room_of(example: Example, reuses_prefixes: bool = True) -> Room:
     """Return the most that an example takes, by itself or with any others.
 
-    shares: whether options share their prompt. A radix tree of n sequences has at most 2 n - 1 segments.
+    reuses_prefixes: whether a prompt is computed once for all of its options. A radix tree of n sequences has
+    at most 2 n - 1 segments.
     """
     options = len(example.options)
-    prompts = 1 if shares else options
+    prompts = 1 if reuses_prefixes else options
     tokens = prompts * len(example.prompt) + sum(len(option) - 1 for option in example.options)
-    return Room(tokens, 2 * options if shares else options)
+    return Room(tokens, 2 * options if reuses_prefixes else options)
 
 
-def largest_batch(examples: Iterable[Example], batch_size: int, shares: bool = True) -> Room:
+def largest_batch(examples: Iterable[Example], batch_size: int, reuses_prefixes: bool = True) -> Room:
     """Return what the most demanding batch that could be drawn takes, once."""
-    rooms = [room_of(example, shares) for example in examples]
+    rooms = [room_of(example, reuses_prefixes) for example in examples]
     tokens = sorted((room.tokens for room in rooms), reverse=True)
     sequences = sorted((room.sequences for room in rooms), reverse=True)
     repeats, rest = divmod(batch_size, len(rooms))  # a batch may be larger than the data set
     return Room(repeats * sum(tokens) + sum(tokens[:rest]), repeats * sum(sequences) + sum(sequences[:rest]))
 
 
-def pack(examples: Sequence[Example], room: Room, shares: bool = True) -> list[list[Example]]:
+def fitting_batches(
+    examples: Sequence[Example], room: Room, reuses_prefixes: bool = True
+) -> list[list[Example]]:
     """Split examples, in order, into batches that each fit into a room; every example fits by itself."""
     batches: list[list[Example]] = []
     tokens = sequences = 0
     for example in examples:
-        need = room_of(example, shares)
+        need = room_of(example, reuses_prefixes)
         if not batches or tokens + need.tokens > room.tokens or sequences + need.sequences > room.sequences:
             batches.append([])
             tokens = sequences = 0

@@ -14,7 +14,7 @@ from sglang.srt.server_args import ServerArgs
 from transformers import AutoConfig
 
 from sglang_mezo_plugin.engine.batch.buckets import bucket_room
-from sglang_mezo_plugin.engine.batch.builder import SHARING_BACKENDS
+from sglang_mezo_plugin.engine.batch.builder import PREFIX_REUSING_BACKENDS
 from sglang_mezo_plugin.engine.dense import carrier as dense_carrier
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import check_options
@@ -24,7 +24,7 @@ from sglang_mezo_plugin.engine.ranks.carrier import RankedCarrier, RankedOptimiz
 from sglang_mezo_plugin.engine.ranks.layout import Layout
 from sglang_mezo_plugin.engine.ranks.leader import Ranks
 from sglang_mezo_plugin.engine.ranks.worker import follow
-from sglang_mezo_plugin.engine.room import Room, largest_batch, pack, pool_args, room_of
+from sglang_mezo_plugin.engine.room import Room, fitting_batches, largest_batch, pool_args, room_of
 from sglang_mezo_plugin.engine.runner import free_memory
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
@@ -41,16 +41,16 @@ class Session:
 
     carrier: FrozenCarrier | RankedCarrier
     room: Room
-    shares: bool
+    reuses_prefixes: bool
     pools: dict[str, Any]
 
     def score(self, examples: Sequence[Example]) -> Iterator[tuple[list[Example], Scores]]:
         """Score examples at theta, in order, in batches that fit into the pools."""
-        packed = pack(examples, self.room, self.shares)
-        batches = [Batch(tuple(batch), identity="") for batch in packed]
+        fitting = fitting_batches(examples, self.room, self.reuses_prefixes)
+        batches = [Batch(tuple(batch), identity="") for batch in fitting]
         ranked = isinstance(self.carrier, RankedCarrier)
         scores = self.carrier.score_all(batches) if ranked else map(self.carrier.score, batches)
-        yield from zip(packed, scores, strict=True)
+        yield from zip(fitting, scores, strict=True)
 
     def spread(self, optimizer: Optimizer) -> Optimizer:
         """Return an optimizer for this session's carrier, with its state on all ranks."""
@@ -95,7 +95,7 @@ def open_session(
     pairs = max(1, given.get("max_loras_per_batch", 2 * min(replica_pairs, MAX_PAIRS)) // 2)
     copies = 1 if not trains else 2 if adapter is None else 2 * min(pairs, replica_pairs)
     backend = given.get("attention_backend", "torch_native" if device == "cpu" else None)
-    shares = backend in SHARING_BACKENDS
+    reuses_prefixes = backend in PREFIX_REUSING_BACKENDS
     if cuda_graph:
         check_options(
             device=device,
@@ -103,10 +103,10 @@ def open_session(
             lora_backend=given.get("lora_backend"),
             tp_size=ranks.layout.tp_size,
         )
-    room = largest_batch(examples, batch_size, shares)
+    room = largest_batch(examples, batch_size, reuses_prefixes)
     room = (bucket_room(room) if cuda_graph else room) * copies
     for example in eval_examples:
-        room |= room_of(example, shares)
+        room |= room_of(example, reuses_prefixes)
     slots, mode_args = 0, dense_carrier.SERVER_ARGS if trains else {}
     if adapter is not None:
         mode_args = adapter_server_args(adapter, pairs)
@@ -129,7 +129,7 @@ def open_session(
         ranks.tell(range(1, ranks.layout.size), opening)
         with open_share(opening, rank=0) as share, ranks.leading():
             carrier = share.carrier if ranks.layout.size == 1 else RankedCarrier(share, ranks)
-            yield Session(carrier, room, shares, pools)
+            yield Session(carrier, room, reuses_prefixes, pools)
 
 
 def _check_devices(layout: Layout, checkpoint: Path, device: str, given: Mapping[str, Any]) -> None:

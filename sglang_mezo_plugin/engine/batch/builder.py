@@ -29,7 +29,7 @@ from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.tasks.example import Example
 
 # They store keys and values before they attend, for a whole layer at once.
-SHARING_BACKENDS = ("torch_native", "triton", "fa3")
+PREFIX_REUSING_BACKENDS = ("torch_native", "triton", "fa3")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class LabelledBatch:
         """Take fp32 [copies, N] to the host; return [copy][example][option] -> fp32 [tokens]."""
         flat = logprobs.cpu().numpy()
         ends = [0, *accumulate(count for counts in self.counts for count in counts)]
-        pieces = [[copy[start:end] for start, end in pairwise(ends)] for copy in flat]
-        return [self._by_example(options) for options in pieces]
+        by_option = [[copy[start:end] for start, end in pairwise(ends)] for copy in flat]
+        return [self._by_example(options) for options in by_option]
 
     def _by_example(self, options: list[np.ndarray]) -> list[list[np.ndarray]]:
         remaining = iter(options)
@@ -81,12 +81,12 @@ class BatchBuilder:
     def __init__(self, model_runner: ModelRunner) -> None:
         self._runner = model_runner
         self.device = torch.device(model_runner.device)
-        self._shares = model_runner.prefill_attention_backend_str in SHARING_BACKENDS
+        self._reuses_prefixes = model_runner.prefill_attention_backend_str in PREFIX_REUSING_BACKENDS
         self._computed = self._asked_for = 0
 
     @property
     def hit_rate(self) -> float:
-        """The share of the tokens of all batches so far that did not need to be computed, in [0, 1)."""
+        """The fraction of the tokens of all batches so far that did not need to be computed, in [0, 1)."""
         return 1 - self._computed / self._asked_for if self._asked_for else 0.0
 
     @property
@@ -95,8 +95,8 @@ class BatchBuilder:
         return self._runner.req_to_token_pool.req_to_token.shape[1]
 
     def draft(self, examples: Sequence[Example]) -> Draft:
-        """Return the examples' numbers, and count what is shared."""
-        draft = Draft.of(examples, self._shares)
+        """Return the examples' numbers, and count what is reused."""
+        draft = Draft.of(examples, self._reuses_prefixes)
         self._computed += len(draft.tree.tokens)
         self._asked_for += draft.asked_for
         return draft
@@ -110,7 +110,7 @@ class BatchBuilder:
         shape = draft.shape(copies)
         self.check_room(shape)
         tensors = views(self.pack(draft, shape).to(self.device, non_blocking=True), fields(shape))
-        self.place(tensors, shape)
+        self.map_kv_slots(tensors, shape)
         return self.label(tensors, shape, HostLengths.of(draft, copies), draft.counts)
 
     def pack(self, draft: Draft, shape: Shape) -> torch.Tensor:
@@ -120,12 +120,12 @@ class BatchBuilder:
         draft.fill(arrays(packed, fields_), shape)
         return packed
 
-    def place(self, tensors: Mapping[str, torch.Tensor], shape: Shape) -> None:
+    def map_kv_slots(self, tensors: Mapping[str, torch.Tensor], shape: Shape) -> None:
         """Tell the pool which KV slots the sequences of a batch have. tensors: on the device."""
-        table = self._runner.req_to_token_pool.req_to_token
-        rows = table[1 : 1 + shape.copies * shape.segments, : shape.longest]
+        slots = self._runner.req_to_token_pool.req_to_token
+        rows = slots[1 : 1 + shape.copies * shape.segments, : shape.longest]
         by_copy = rows.unflatten(0, (shape.copies, shape.segments))
-        torch.add(tensors["paths"], tensors["first_slots"][:, None, None], out=by_copy)
+        torch.add(tensors["paths"], tensors["first_kv_slots"][:, None, None], out=by_copy)
 
     def label(
         self,

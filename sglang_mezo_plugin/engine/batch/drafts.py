@@ -20,7 +20,7 @@ class Draft:
 
     rows: the tokens from which something is predicted, each once. targets, target_rows: the tokens predicted,
     and for each its place in `rows`. counts: tokens of each option of each example, in order; they sum to
-    the number of targets. asked_for: tokens of all sequences, shared or not.
+    the number of targets. asked_for: tokens of all sequences, reused or not.
     """
 
     tree: PrefixTree
@@ -31,10 +31,10 @@ class Draft:
     asked_for: int
 
     @classmethod
-    def of(cls, examples: Sequence[Example], share: bool) -> Draft:
-        """Draft a batch; with `share`, what sequences begin with alike is in it once."""
+    def of(cls, examples: Sequence[Example], reuse: bool) -> Draft:
+        """Draft a batch; with `reuse`, what sequences begin with alike is in it once."""
         sequences = [example.prompt + option[:-1] for example in examples for option in example.options]
-        tree = prefix_tree.build(sequences, share)
+        tree = prefix_tree.build(sequences, reuse)
         counts = tuple(tuple(len(option) for option in example.options) for example in examples)
         return cls(tree, *_labels(examples, tree), counts, sum(map(len, sequences)))
 
@@ -76,7 +76,7 @@ class Draft:
         # Slot 0 and row 0 of the pools are for padding.
         arrays["out_cache_loc"][:] = 1 + np.arange(shape.copies * shape.tokens)
         arrays["req_pool_indices"][:] = 1 + np.arange(shape.copies * shape.segments)
-        arrays["first_slots"][:] = 1 + shape.tokens * np.arange(shape.copies)
+        arrays["first_kv_slots"][:] = 1 + shape.tokens * np.arange(shape.copies)
         prefix_paths = [s.prefix for s in segments] + [()] * fillers
         starts = np.cumsum(lengths) - lengths  # segments lie one behind the other
         for path, prefix, start, length in zip(arrays["paths"], prefix_paths, starts, lengths, strict=True):
@@ -89,7 +89,7 @@ class Draft:
 def fields(shape: Shape) -> Fields:
     """Return the tensors of a batch: those of a `ForwardBatch`, of the labels, and where the pool has what.
 
-    paths: of each segment of a copy, the tokens of its sequence, counted within the copy. first_slots: for
+    paths: of each segment of a copy, the tokens of its sequence, counted within the copy. first_kv_slots: for
     each copy, the KV slot of its first token.
     """
     tokens, segments = (shape.copies * shape.tokens,), (shape.copies * shape.segments,)
@@ -108,7 +108,7 @@ def fields(shape: Shape) -> Fields:
         "extend_seq_lens": segments,
         "extend_prefix_lens": segments,
         "extend_start_loc": segments,
-        "first_slots": (shape.copies,),
+        "first_kv_slots": (shape.copies,),
         "paths": (shape.segments, shape.longest),
     }
     return {name: ("int64", sizes) for name, sizes in wide.items()} | {

@@ -33,19 +33,19 @@ class PrefixTree:
 
     @property
     def hit_rate(self) -> float:
-        """The share of tokens that need not be computed: a cache hit rate, in [0, 1)."""
+        """The fraction of tokens that need not be computed: a cache hit rate, in [0, 1)."""
         return 1 - len(self.tokens) / sum(len(path) for path in self.paths)
 
 
-def build(sequences: Sequence[Sequence[int]], share: bool = True) -> PrefixTree:
-    """Cut sequences where they part. Without `share` each of them is a segment of its own.
+def build(sequences: Sequence[Sequence[int]], reuse: bool = True) -> PrefixTree:
+    """Cut sequences where they part. Without `reuse` each of them is a segment of its own.
 
     sequences: at least one; none may be empty.
     """
     tokens: list[int] = []
     segments: list[Segment] = []
     paths: list[list[int]] = [[] for _ in sequences]
-    pending = [list(range(len(sequences)))] if share else [[i] for i in range(len(sequences))]
+    pending = [list(range(len(sequences)))] if reuse else [[i] for i in range(len(sequences))]
     pending.reverse()
     while pending:
         group = pending.pop()

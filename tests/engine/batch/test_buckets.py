@@ -15,9 +15,9 @@ CONTEXT = 96
 
 
 @pytest.mark.parametrize("size", range(1, 30))
-@pytest.mark.parametrize("share", [True, False])
-def test_every_number_of_a_bucket_is_written(size: int, share: bool) -> None:
-    draft = Draft.of(tiny_models.make_batch(size, seed=size).examples, share)
+@pytest.mark.parametrize("reuse", [True, False])
+def test_every_number_of_a_bucket_is_written(size: int, reuse: bool) -> None:
+    draft = Draft.of(tiny_models.make_batch(size, seed=size).examples, reuse)
     exact = draft.shape(2)
     shape = bucket_of(exact, CONTEXT)
     assert bucket_of(shape, CONTEXT) == shape
@@ -36,7 +36,7 @@ def test_every_number_of_a_bucket_is_written(size: int, share: bool) -> None:
         for path, n, end in zip(arrays["paths"], lengths, arrays["seq_lens"], strict=False)
     ]
     assert np.concatenate(own).tolist() == list(range(shape.tokens))
-    assert arrays["first_slots"].tolist() == [1, 1 + shape.tokens]
+    assert arrays["first_kv_slots"].tolist() == [1, 1 + shape.tokens]
     assert arrays["out_cache_loc"].tolist() == list(range(1, 1 + tokens))
     ids = arrays["input_ids"].reshape(2, -1)
     assert np.array_equal(ids[0], ids[1]) and ids[0].tolist()[: exact.tokens] == list(draft.tree.tokens)
@@ -57,7 +57,7 @@ def test_there_is_room_for_the_bucket_of_every_batch() -> None:
     draw = np.random.default_rng(0)
     for seed in range(300):
         examples = tiny_models.make_batch(int(draw.integers(1, 80)), seed).examples
-        for share in (True, False):
-            room = bucket_room(largest_batch(examples, len(examples), share))
-            bucket = bucket_of(Draft.of(examples, share).shape(2), CONTEXT)
+        for reuse in (True, False):
+            room = bucket_room(largest_batch(examples, len(examples), reuse))
+            bucket = bucket_of(Draft.of(examples, reuse).shape(2), CONTEXT)
             assert bucket.tokens <= room.tokens and bucket.segments <= room.sequences

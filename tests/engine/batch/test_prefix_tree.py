@@ -54,9 +54,9 @@ def test_random_sequences(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_is_shared_unless_asked_for(seed: int) -> None:
+def test_nothing_is_reused_unless_asked_for(seed: int) -> None:
     sequences = random_sequences(seed)
-    tree = build(sequences, share=False)
+    tree = build(sequences, reuse=False)
     check(tree, sequences)
     assert tree.tokens == sum(sequences, ())
     assert [(len(segment.prefix), segment.length) for segment in tree.segments] == [
