@@ -38,9 +38,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from sglang_mezo_plugin.cli.options import Parser, parse
 from sglang_mezo_plugin.client import Completion, Job, Member, Sampling, Server
 from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words
-from sglang_mezo_plugin.client.tensors import target_names
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.peft_files import target_names
 from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.training.population import tensors_at

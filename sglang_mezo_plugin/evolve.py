@@ -35,11 +35,11 @@ from sglang_mezo_plugin.cli.options import (
 )
 from sglang_mezo_plugin.client import Retries, Sampling, Server
 from sglang_mezo_plugin.client.launch import LaunchedServer, lora_words
-from sglang_mezo_plugin.client.tensors import target_names
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.models.checkpoint import find_checkpoint, write_checkpoint
-from sglang_mezo_plugin.models.merge import merged_tensors
+from sglang_mezo_plugin.models.checkpoint import find_checkpoint
+from sglang_mezo_plugin.models.merge import write_merged
+from sglang_mezo_plugin.models.peft_files import target_names
 from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.rewards.loading import load_reward
 from sglang_mezo_plugin.runs.describe import describe_run, serve_adapter_command
@@ -244,7 +244,7 @@ def save(folder: Path, checkpoint: Path, adapter: Adapter, merge: bool, command:
     """Write OUT/adapter, and OUT/model if asked for. Return what the summary is to say of them."""
     adapter.save(folder / "adapter")
     if merge:
-        write_checkpoint(folder / "model", checkpoint, merged_tensors(checkpoint, adapter))
+        write_merged(folder / "model", checkpoint, adapter)
     return {"output": str(folder / "adapter"), "serve": command}
 
 

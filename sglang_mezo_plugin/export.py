@@ -20,7 +20,8 @@ import torch
 from sglang_mezo_plugin.cli.options import Parser
 from sglang_mezo_plugin.errors import UserError, one_line_errors
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.models.checkpoint import find_checkpoint, read_tensors, write_checkpoint
+from sglang_mezo_plugin.models.checkpoint import find_checkpoint, read_tensors, tensor_shapes
+from sglang_mezo_plugin.models.writing import write_checkpoint
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
 from sglang_mezo_plugin.runs.header import file_hashes, hashed_files
 from sglang_mezo_plugin.runs.journal import Header, StepRecord, read_journal
@@ -61,7 +62,10 @@ def export(args: argparse.Namespace) -> None:
         _export_adapter(target, checkpoint, lora_path, header, records[:step])
     else:
         trained = set(_read(run / "parameters.json"))
-        write_checkpoint(target, checkpoint, _tensors(checkpoint, trained, header, records[:step]))
+        itemsize = getattr(torch, header.config["dtype"]).itemsize
+        shapes = tensor_shapes(checkpoint)
+        sizes = {name: shape.numel() * itemsize for name, shape in shapes.items() if name in trained}
+        write_checkpoint(target, checkpoint, sizes, _tensors(checkpoint, trained, header, records[:step]))
     print(f"step {step} of {run}, bit for bit as the run had it: {target}", file=sys.stderr)
 
 

@@ -46,6 +46,11 @@ def load(folder: Path) -> PreTrainedModel:
     return model
 
 
+def sizes(tensors: Tensors) -> dict[str, int]:
+    """Bytes of each tensor, as `write_checkpoint` takes them."""
+    return {name: tensor.nbytes for name, tensor in tensors.items()}
+
+
 def equal(first: Tensors, second: Tensors) -> bool:
     """Whether tensors have the same names, dtypes and numbers."""
     return first.keys() == second.keys() and all(

@@ -14,9 +14,9 @@ from sglang_mezo_plugin.client.capabilities import ask_capabilities, lora_flags
 from sglang_mezo_plugin.client.completions import complete
 from sglang_mezo_plugin.client.errors import Refused, ServerError, Unauthorized, Unreachable
 from sglang_mezo_plugin.client.evaluation import Evaluation
-from sglang_mezo_plugin.client.tensors import target_names
 from sglang_mezo_plugin.client.transport import Retries, Transport
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.models.peft_files import target_names
 from sglang_mezo_plugin.training.members import Completion, Job, Member, Outcomes
 
 if TYPE_CHECKING:

@@ -11,15 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS
+
 if TYPE_CHECKING:
     import torch
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-def target_names(tensors: Mapping[str, torch.Tensor]) -> set[str]:
-    """Return the last names of the modules that an adapter changes: q_proj, v_proj, ..."""
-    return {name.partition(".lora_")[0].rpartition(".")[2] for name in tensors}
 
 
 def json_config(config: Mapping[str, Any]) -> dict[str, Any]:

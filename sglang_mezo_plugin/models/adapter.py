@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.models.checkpoint import load_architecture, one_line, writing_folder
+from sglang_mezo_plugin.models.checkpoint import load_architecture, one_line
+from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS, module_path
+from sglang_mezo_plugin.models.writing import writing_folder
 from sglang_mezo_plugin.noise import Direction, Region, UpdatePlan, check_parameter_ids, parameter_id
 from sglang_mezo_plugin.noise.philox import block_words
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
 OTHERS = "choose another adapter, or the model that it was made for"
 SAVE_AGAIN = "save the adapter again"
@@ -96,7 +97,7 @@ class Adapter:
         linear = _linear_modules(model)
         misfit = f"{folder} does not fit {checkpoint}"
         for name in parameters:
-            module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+            module = module_path(name)
             if module not in linear:
                 raise UserError(f"{misfit}: {module} is no linear module of its decoder layers: {OTHERS}")
         try:

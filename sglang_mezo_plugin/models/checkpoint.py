@@ -1,32 +1,25 @@
-"""Hugging Face checkpoints on disk: what is in them, and how another one of the same kind is written."""
+"""Hugging Face checkpoints on disk: where they are, and what is in them."""
 
 from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import textwrap
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sglang_mezo_plugin.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SHARD_BYTES = 5 * 2**30
 # Weights that nothing here reads; hub repositories often have the same ones in several formats.
 OTHER_FORMATS = (".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite")
-# Not copied beside new weights: other weights, and what only describes them.
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", *OTHER_FORMATS)
 FETCH_AGAIN = "fetch the model again"
 
 
@@ -132,95 +125,9 @@ def load_architecture(folder: Path) -> PreTrainedModel:
         ) from error
 
 
-def write_checkpoint(folder: Path, base: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write tensors as safetensors in shards, with the files of `base` beside them, its weights apart.
-
-    tensors: by name, on the CPU; taken one at a time. The folder appears when it is complete, in place of one
-    of the same name. UserError if it cannot be written.
-    """
-    with writing_folder(folder) as unfinished:
-        for file in base.iterdir():
-            if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
-                shutil.copyfile(file, unfinished / file.name)
-        dtype = _write_shards(unfinished, tensors)
-        config = read_config(unfinished)
-        for key in {"dtype", "torch_dtype"} & config.keys() or {"torch_dtype"}:
-            config[key] = str(dtype).removeprefix("torch.")
-        (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-@contextmanager
-def writing_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, which then takes the name of `folder`; after an error, it does not.
-
-    UserError if something cannot be written.
-    """
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        replace_folder(unfinished, folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} cannot be written ({one_line(error)}): mend that, or choose another"
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def replace_folder(finished: Path, folder: Path) -> None:
-    """Give a finished folder its name, in place of one that has it.
-
-    A kill in between leaves the old one, whole, under its name or with ".old" after it.
-    """
-    old = folder.with_name(folder.name + ".old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    finished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def one_line(error: Exception) -> str:
     """Return what an exception of another library says, briefly, for a UserError's message."""
     return textwrap.shorten(str(error).rstrip(". \n"), 300, placeholder=" ...") or type(error).__name__
-
-
-def _write_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> torch.dtype:
-    """Return the dtype that most of the bytes have."""
-    shards: list[list[str]] = []
-    bytes_of: Counter[torch.dtype] = Counter()
-    for shard in _shards(tensors):
-        save_file(shard, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-        shards.append(list(shard))
-        for tensor in shard.values():
-            bytes_of[tensor.dtype] += tensor.nbytes
-    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    if len(shards) == 1:
-        files = ["model.safetensors"]
-    else:
-        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": bytes_of.total()}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    for i, file in enumerate(files):
-        (folder / f"shard-{i}").rename(folder / file)
-    return bytes_of.most_common(1)[0][0]
-
-
-def _shards(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield tensors in groups of at most SHARD_BYTES, each emptied before the next one is filled."""
-    shard: dict[str, torch.Tensor] = {}
-    size = 0
-    for name, tensor in tensors:
-        if shard and size + tensor.nbytes > SHARD_BYTES:
-            yield shard
-            shard.clear()
-            size = 0
-        # A copy: tied weights of a .bin file share memory, which safetensors refuses.
-        shard[name] = tensor.clone(memory_format=torch.contiguous_format)
-        size += tensor.nbytes
-    yield shard
 
 
 def _read_object(file: Path) -> dict[str, Any]:

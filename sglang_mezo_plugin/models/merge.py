@@ -11,8 +11,14 @@ from transformers.pytorch_utils import Conv1D
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import load_architecture, read_tensors, tensor_shapes
+from sglang_mezo_plugin.models.peft_files import module_path
+from sglang_mezo_plugin.models.writing import write_checkpoint
 
-PREFIX = "base_model.model."
+
+def write_merged(folder: Path, checkpoint: Path, adapter: Adapter) -> None:
+    """Write a checkpoint with the adapter in its weights. UserError as of `merged_tensors`."""
+    sizes = {name: tensor.nbytes for name, tensor in read_tensors(checkpoint)}  # mapped, not read
+    write_checkpoint(folder, checkpoint, sizes, merged_tensors(checkpoint, adapter))
 
 
 def merged_tensors(checkpoint: Path, adapter: Adapter) -> Iterator[tuple[str, torch.Tensor]]:
@@ -29,7 +35,7 @@ def merged_tensors(checkpoint: Path, adapter: Adapter) -> Iterator[tuple[str, to
     for name in adapter.tensors:
         if ".lora_A." not in name:
             continue
-        module = name.removeprefix(PREFIX).partition(".lora_A.")[0]
+        module = module_path(name)
         # Checkpoints of a base model leave its name out: "h.0.attn" for "transformer.h.0.attn".
         weight = f"{module}.weight"
         found = weight if weight in stored else weight.removeprefix(f"{model.base_model_prefix}.")

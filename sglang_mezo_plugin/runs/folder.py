@@ -9,12 +9,13 @@ summary.json    how the run ended
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import IO, Any
+from typing import Any
 
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.runs.entries import append, cut_back, sync
 from sglang_mezo_plugin.runs.journal import Header, Journal, StepRecord, holds_run, writing
 
 Describe = Callable[[StepRecord, float | None], dict[str, Any]]
@@ -68,11 +69,11 @@ class RunFolder:
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append a step's metrics."""
-        _append(self.metrics, [metrics])
+        append(self.metrics, [metrics])
 
     def add_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Append an evaluation, {"step", "loss", ...}, and wait for the disk: it may have taken hours."""
-        _append(self.evals, [evaluation], sync=True)
+        append(self.evals, [evaluation], wait=True)
         self.evaluations.append(dict(evaluation))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -81,7 +82,7 @@ class RunFolder:
         with writing(self.summary):
             with new.open("w") as file:
                 file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-                _sync(file)
+                sync(file)
             new.replace(self.summary)
 
     def _bring_to(self, records: Sequence[StepRecord]) -> None:
@@ -89,9 +90,9 @@ class RunFolder:
         last = len(records)
         with writing(self.path):
             self.summary.unlink(missing_ok=True)
-        known = _cut_back(self.metrics, lambda previous: range(previous + 1, min(previous + 1, last) + 1))
-        _append(self.metrics, [self.describe(record, None) for record in records[len(known) :]])
-        self.evaluations = _cut_back(self.evals, lambda previous: range(previous + 1, last + 1), before=-1)
+        known = cut_back(self.metrics, lambda previous: range(previous + 1, min(previous + 1, last) + 1))
+        append(self.metrics, [self.describe(record, None) for record in records[len(known) :]])
+        self.evaluations = cut_back(self.evals, lambda previous: range(previous + 1, last + 1), before=-1)
 
 
 def step_metrics(record: StepRecord, seconds: float | None) -> dict[str, Any]:
@@ -104,43 +105,3 @@ def step_metrics(record: StepRecord, seconds: float | None) -> dict[str, Any]:
         "learning_rate": record.learning_rate,
         "seconds": seconds,
     }
-
-
-def _append(path: Path, entries: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
-    with writing(path), path.open("a") as file:
-        file.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
-        if sync:
-            _sync(file)
-
-
-def _sync(file: IO[str]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _cut_back(path: Path, next_steps: Callable[[int], range], before: int = 0) -> list[dict[str, Any]]:
-    """Truncate a file before its first line that is not whole or of no step that may follow; return the rest.
-
-    next_steps: the steps that may follow a line of a step; before: the step before the first line's.
-    """
-    entries: list[dict[str, Any]] = []
-    size = 0
-    with writing(path), path.open("ab+") as file:
-        file.seek(0)
-        for line in file:
-            entry = _entry(line)
-            if entry.get("step") not in next_steps(entries[-1]["step"] if entries else before):
-                break
-            entries.append(entry)
-            size += len(line)
-        file.truncate(size)
-    return entries
-
-
-def _entry(line: bytes) -> dict[str, Any]:
-    """Return a line's JSON object, an empty one if the line is torn."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else {}
-    except ValueError:
-        entry = {}
-    return entry if isinstance(entry, dict) else {}

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sglang_mezo_plugin.models import adapter
 from sglang_mezo_plugin.models.checkpoint import weight_files
+from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS
 from sglang_mezo_plugin.runs.journal import Header
 
 # Options that decide what is computed. Those of the run's length count where the schedule depends on them.
@@ -93,7 +93,7 @@ def _header(
 def hashed_files(checkpoint: Path, lora_path: Path | None) -> list[Path]:
     """Return the files that a run begins with: the base model's, and the adapter's if there is one."""
     files = [checkpoint / "config.json", *weight_files(checkpoint)]
-    return files + [lora_path / name for name in (adapter.CONFIG, adapter.WEIGHTS)] if lora_path else files
+    return files + [lora_path / name for name in (CONFIG, WEIGHTS)] if lora_path else files
 
 
 def file_hashes(files: list[Path]) -> dict[str, str]:

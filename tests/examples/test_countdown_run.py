@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_mezo_plugin.client import Job, Member, Sampling, Server
 from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words
-from sglang_mezo_plugin.client.tensors import target_names
 from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.peft_files import target_names
 from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.rewards.countdown import prompt_for
 from sglang_mezo_plugin.training.population import tensors_at

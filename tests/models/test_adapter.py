@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import Tensors, equal
 from transformers import AutoModelForCausalLM
 
-from sglang_mezo_plugin.models.adapter import CONFIG, WEIGHTS, Adapter
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS
 from sglang_mezo_plugin.noise import Region, parameter_id
 from sglang_mezo_plugin.noise.philox import philox4x32
 

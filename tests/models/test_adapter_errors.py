@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import OlmoConfig, RobertaConfig
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.models.adapter import CONFIG, WEIGHTS, Adapter
+from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 

@@ -18,8 +18,8 @@ from sglang_mezo_plugin.models.checkpoint import (
     read_config,
     read_tensors,
     tensor_shapes,
-    write_checkpoint,
 )
+from sglang_mezo_plugin.models.writing import write_checkpoint
 
 INDEX = "model.safetensors.index.json"
 
@@ -83,12 +83,12 @@ FAULTS: list[tuple[Callable[[Path], object], Callable[[Path], object], str]] = [
     (only_bin(b"version"), tensor_shapes, "IT/pytorch_model.bin is not a file of tensors (Weights only load"),
     (
         lambda folder: (folder / "config.json").write_text("{"),
-        lambda folder: write_checkpoint(folder / "out", folder, [("a", torch.zeros(1))]),
+        lambda folder: write_checkpoint(folder / "out", folder, {"a": 4}, [("a", torch.zeros(1))]),
         "config.json is not JSON",
     ),
     (
         lambda folder: None,
-        lambda folder: write_checkpoint(folder / "config.json" / "out", folder, [("a", torch.zeros(1))]),
+        lambda folder: write_checkpoint(folder / "config.json" / "out", folder, {}, []),
         "IT/config.json/out cannot be written ([Errno 20] Not a directory",
     ),
 ]

@@ -1,21 +1,22 @@
 """Checkpoints are read in every format, and written so that transformers reads them."""
 
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import CONFIGS, equal, load, save
+from tiny_checkpoints import CONFIGS, equal, load, save, sizes
 
-from sglang_mezo_plugin.models import checkpoint as checkpoint_files
+from sglang_mezo_plugin.models import writing
 from sglang_mezo_plugin.models.checkpoint import (
     read_tensors,
     tensor_shapes,
     weight_files,
-    write_checkpoint,
 )
+from sglang_mezo_plugin.models.writing import write_checkpoint
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.decoder.embed_tokens.weight", "lm_head.weight"
@@ -72,10 +73,10 @@ def test_round_trip(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (len(weight_files(base)) > 1) == ("shards" in form)
     assert equal(dict(read_tensors(base)), expected)
     assert tensor_shapes(base) == {name: tensor.shape for name, tensor in expected.items()}
-    write_checkpoint(out, base, read_tensors(base))
+    write_checkpoint(out, base, sizes(expected), read_tensors(base))
     assert [file.name for file in weight_files(out)] == [WEIGHTS]
-    monkeypatch.setattr(checkpoint_files, "SHARD_BYTES", 20_000)
-    write_checkpoint(shards, out, read_tensors(out))
+    monkeypatch.setattr(writing, "SHARD_BYTES", 20_000)
+    write_checkpoint(shards, out, sizes(expected), read_tensors(out))
     assert len(weight_files(shards)) > 3
     for folder in (out, shards):
         assert equal(dict(read_tensors(folder)), expected)
@@ -84,14 +85,50 @@ def test_round_trip(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_shards_are_as_large_as_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that is too large for any has a shard of its own, and its neighbours share one."""
     base, out = save("opt", tmp_path), tmp_path / "out"
     tensors = {name: torch.zeros(count) for name, count in zip("abcdef", (3, 2, 1, 7, 4, 1), strict=True)}
-    monkeypatch.setattr(checkpoint_files, "SHARD_BYTES", 5 * 4)
-    write_checkpoint(out, base, tensors.items())
-    assert [list(load_file(file)) for file in weight_files(out)] == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+    monkeypatch.setattr(writing, "SHARD_BYTES", 5 * 4)
+    write_checkpoint(out, base, sizes(tensors), tensors.items())
+    assert [list(load_file(file)) for file in weight_files(out)] == [["a", "b"], ["d"], ["c", "e"], ["f"]]
     index = json.loads((out / INDEX).read_text())
     assert index["metadata"] == {"total_size": 18 * 4}
-    assert index["weight_map"]["d"] == weight_files(out)[2].name == "model-00003-of-00004.safetensors"
+    assert index["weight_map"]["d"] == weight_files(out)[1].name == "model-00002-of-00004.safetensors"
+
+
+def test_a_shard_is_written_and_forgotten_before_the_next_tensor_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, out = save("opt", tmp_path), tmp_path / "out"
+    monkeypatch.setattr(writing, "SHARD_BYTES", 8)
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def save_noted(tensors: dict[str, torch.Tensor], *args: object, **options: object) -> None:
+        kept.extend(map(weakref.ref, tensors.values()))
+        save_file(tensors, *args, **options)
+
+    def made() -> Iterator[tuple[str, torch.Tensor]]:
+        for number, name in enumerate("abcdef"):
+            assert len(kept) == number // 2 * 2 and not any(tensor() is not None for tensor in kept)
+            yield name, torch.zeros(1)
+
+    monkeypatch.setattr(writing, "save_file", save_noted)
+    write_checkpoint(out, base, dict.fromkeys("abcdef", 4), made())
+    assert len(weight_files(out)) == 3
+
+
+def test_a_tensor_that_two_files_have_is_written_once(tmp_path: Path) -> None:
+    base, out = save("opt", tmp_path), tmp_path / "out"
+    expected = dict(read_tensors(base))
+    write_checkpoint(out, base, sizes(expected), [*read_tensors(base), *read_tensors(base)])
+    assert equal(dict(read_tensors(out)), expected)
+
+
+def test_a_tensor_that_does_not_come_is_an_error(tmp_path: Path) -> None:
+    base = save("opt", tmp_path)
+    with pytest.raises(ValueError, match=r"no tensor came for b, c$"):
+        write_checkpoint(tmp_path / "out", base, {"c": 4, "a": 4, "b": 4}, [("a", torch.zeros(1))])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_checkpoints import equal, load, save
+from tiny_checkpoints import equal, load, save, sizes
 from transformers import AutoConfig
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.models.checkpoint import read_tensors, replace_folder, write_checkpoint
+from sglang_mezo_plugin.models.checkpoint import read_tensors
+from sglang_mezo_plugin.models.writing import replace_folder, write_checkpoint
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.decoder.embed_tokens.weight", "lm_head.weight"
@@ -26,7 +27,7 @@ def test_the_config_names_the_dtype_of_most_weights(key: str | None, tmp_path: P
     (base / "config.json").write_text(json.dumps(config | ({key: "float32"} if key else {})))
     norms = {name: tensor for name, tensor in read_tensors(base) if "norm" in name}
     halves = {name: tensor.bfloat16() for name, tensor in read_tensors(base) if name not in norms}
-    write_checkpoint(out, base, (norms | halves).items())
+    write_checkpoint(out, base, sizes(norms | halves), (norms | halves).items())
     assert AutoConfig.from_pretrained(out).dtype == torch.bfloat16
     written = json.loads((out / "config.json").read_text())
     assert written == config | {key or "torch_dtype": "bfloat16"}
@@ -39,7 +40,7 @@ def test_all_but_weights_is_copied(tmp_path: Path) -> None:
     left = ["pytorch_model.bin", "consolidated.00.pth", "tf_model.h5", "flax_model.msgpack", "a.gguf", "a.ot"]
     for name in (*copied, *left):
         (base / name).write_text(name)
-    write_checkpoint(out, base, read_tensors(base))
+    write_checkpoint(out, base, sizes(dict(read_tensors(base))), read_tensors(base))
     expected = {*copied, "config.json", "generation_config.json", WEIGHTS}
     assert {file.name for file in out.iterdir()} == expected
     for name in expected - {"config.json", WEIGHTS}:
@@ -52,7 +53,8 @@ def test_a_checkpoint_can_replace_the_one_it_is_made_from(tmp_path: Path) -> Non
     for left_by_a_kill in ("opt.old", "opt.unfinished"):
         (tmp_path / left_by_a_kill).mkdir()
         (tmp_path / left_by_a_kill / INDEX).touch()
-    write_checkpoint(base, base, ((name, tensor.half()) for name, tensor in read_tensors(base)))
+    as_halves = ((name, tensor.half()) for name, tensor in read_tensors(base))
+    write_checkpoint(base, base, sizes(halves), as_halves)
     assert equal(dict(read_tensors(base)), halves)
     assert [path.name for path in tmp_path.iterdir()] == ["opt"]
 
@@ -67,7 +69,7 @@ def test_a_failure_leaves_the_old_checkpoint(error: type[BaseException], tmp_pat
         raise error
 
     with pytest.raises(error):
-        write_checkpoint(base, base, failing())
+        write_checkpoint(base, base, sizes(expected), failing())
     assert equal(dict(read_tensors(base)), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["opt"]
 
@@ -111,7 +113,7 @@ def test_a_stored_copy_of_tied_weights_may_be_left_out(name: str, embedding: str
     tensors = dict(read_tensors(base))
     save_file(tensors | {HEAD: tensors[embedding].clone()}, base / WEIGHTS)
     moved = tensors | {embedding: tensors[embedding] + 1}
-    write_checkpoint(out, base, moved.items())
+    write_checkpoint(out, base, sizes(moved), moved.items())
     model = load(out)
     assert model.lm_head.weight is model.get_input_embeddings().weight
     state = model.state_dict()

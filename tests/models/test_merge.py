@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.models.checkpoint import write_checkpoint
-from sglang_mezo_plugin.models.merge import merged_tensors
+from sglang_mezo_plugin.models.merge import merged_tensors, write_merged
 
 
 def adapter_of(checkpoint: Path, **options: object) -> Adapter:
@@ -30,7 +29,7 @@ def test_merged_is_what_peft_merges(name: str, layers: list[int] | None, tmp_pat
     adapter.save(tmp_path / "adapter")
     model = PeftModel.from_pretrained(tiny_checkpoints.load(checkpoint), tmp_path / "adapter")
     expected = model.merge_and_unload().state_dict()
-    write_checkpoint(tmp_path / "merged", checkpoint, merged_tensors(checkpoint, adapter))
+    write_merged(tmp_path / "merged", checkpoint, adapter)
     merged, before = (tiny_checkpoints.load(f).state_dict() for f in (tmp_path / "merged", checkpoint))
     changed = 0
     for weight, tensor in merged.items():

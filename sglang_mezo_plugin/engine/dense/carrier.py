@@ -27,7 +27,8 @@ from sglang_mezo_plugin.engine.dense.weights import Update
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, check_model
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.models.checkpoint import tensor_shapes, write_checkpoint
+from sglang_mezo_plugin.models.checkpoint import tensor_shapes
+from sglang_mezo_plugin.models.writing import write_checkpoint
 from sglang_mezo_plugin.noise import Direction, Region
 from sglang_mezo_plugin.noise.checks import DTYPES
 from sglang_mezo_plugin.tasks.example import Batch
@@ -86,12 +87,21 @@ class DenseCarrier(FrozenCarrier):
     @property
     def names(self) -> list[str]:
         """The checkpoint's parameters that are trained."""
-        return sorted({piece.name for pieces in self._pieces.values() for piece in pieces})
+        return sorted(self.sizes)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each of these parameters, whole and in the engine's dtype; in the engine's order."""
+        return {
+            piece.name: self._shapes[piece.name].numel() * parameter.itemsize
+            for parameter, pieces in self._pieces.items()
+            for piece in pieces
+        }
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face checkpoint, in the engine's dtype."""
         self.settle()
-        write_checkpoint(folder, self._checkpoint, assemble(self._pieces, self._shapes))
+        write_checkpoint(folder, self._checkpoint, self.sizes, assemble(self._pieces, self._shapes))
 
     def _score_probed(
         self, batch: Batch, copies: int, directions: Sequence[Direction], eps: float

@@ -22,6 +22,7 @@ from sglang_mezo_plugin.engine.lora.kernels import AdaptedColumns
 from sglang_mezo_plugin.engine.lora.slots import SlotMap
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.models.peft_files import target_names
 from sglang_mezo_plugin.noise import Direction, PairPlan, Region
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
@@ -135,11 +136,10 @@ class LoraCarrier(FrozenCarrier):
 
 def adapter_server_args(adapter: Adapter, pairs: int) -> dict[str, object]:
     """Return the ServerArgs for an adapter and `pairs` pairs a forward."""
-    targets = {name.partition(".lora_")[0].rpartition(".")[2] for name in adapter.tensors}
     return {
         "enable_lora": True,
         "max_loras_per_batch": 2 * pairs,
         "max_loaded_loras": 2 * pairs,
         "max_lora_rank": adapter.config.r,
-        "lora_target_modules": sorted(targets),
+        "lora_target_modules": sorted(target_names(adapter.tensors)),
     }

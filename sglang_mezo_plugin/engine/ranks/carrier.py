@@ -13,7 +13,8 @@ from sglang_mezo_plugin.engine.dense.placement import joined
 from sglang_mezo_plugin.engine.ranks.leader import Ranks
 from sglang_mezo_plugin.engine.ranks.share import Share
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.models.checkpoint import tensor_shapes, write_checkpoint
+from sglang_mezo_plugin.models.checkpoint import tensor_shapes
+from sglang_mezo_plugin.models.writing import write_checkpoint
 from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
@@ -77,7 +78,8 @@ class RankedCarrier:
         if self._layout.tp_size == 1 or self._share.adapted:
             self._share.carrier.save(folder)
         else:
-            write_checkpoint(folder, self._share.checkpoint, self._gathered())
+            sizes = dict(sorted(self._share.carrier.sizes.items()))
+            write_checkpoint(folder, self._share.checkpoint, sizes, self._gathered())
 
     def check_replicas(self) -> None:
         """Raise UserError if ranks that should have the same weights do not."""

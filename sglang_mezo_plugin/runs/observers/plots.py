@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang_mezo_plugin.runs.entries import read_entries
 from sglang_mezo_plugin.runs.journal import writing
-from sglang_mezo_plugin.runs.observers.entries import read_entries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from sglang_mezo_plugin.runs.entries import read_entries
 from sglang_mezo_plugin.runs.journal import StepRecord
-from sglang_mezo_plugin.runs.observers.entries import read_entries
 
 RECENT_STEPS = 20
 LINE_SECONDS = 10.0
