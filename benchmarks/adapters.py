@@ -13,6 +13,7 @@ sent, asked and unloaded, each when it is its turn. Options that are none of the
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +37,10 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sglang_mezo_plugin.cli.options import Parser, parse
-from sglang_mezo_plugin.client import Completion, Job, Member, Sampling, Server
+from sglang_mezo_plugin.client import Completion, Job, Member, Retries, Sampling, Server
+from sglang_mezo_plugin.client.completions import complete
 from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words
+from sglang_mezo_plugin.client.transport import Transport
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.peft_files import target_names
@@ -156,8 +159,8 @@ def measure(args: argparse.Namespace, server: Server, adapter: Adapter) -> Itera
     requests = args.members * args.prompts
     names = [server.load(make(), config) for make in tensors]
     cases: dict[str, Callable[[], object]] = {
-        "base": lambda: server.evaluate(jobs * args.members, requests),
-        "adapters": lambda: server.evaluate([replace(j, adapter=n) for n in names for j in jobs], requests),
+        "base": lambda: completions(server, jobs * args.members),
+        "adapters": lambda: completions(server, [replace(j, adapter=n) for n in names for j in jobs]),
     }
     times = timed(cases, args.repeats)
     for name in names:
@@ -176,6 +179,21 @@ def measure(args: argparse.Namespace, server: Server, adapter: Adapter) -> Itera
             "all_seconds": seconds,
             "tokens_per_second": tokens / median(seconds),
         }
+
+
+def completions(server: Server, jobs: Sequence[Job]) -> list[Completion]:
+    """Ask for all of them at once, each of the base model or of an adapter that is loaded."""
+
+    async def asked() -> list[Completion]:
+        capabilities = server.capabilities
+        transport = Transport(capabilities.url, None, None, timeout=600.0, retries=Retries())
+        await transport.open()
+        try:
+            return await asyncio.gather(*(complete(transport, capabilities.model, job) for job in jobs))
+        finally:
+            await transport.close()
+
+    return asyncio.run(asked())
 
 
 def timed(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

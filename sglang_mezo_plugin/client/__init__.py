@@ -3,8 +3,8 @@
     with Server("http://127.0.0.1:30000", run="my_run", api_key=key) as server:
         server.unload_leftovers()                          # of a process of this run that was killed
         server.check_lora(tensors, config)                 # or a UserError with the flags that it lacks
-        name = server.load(tensors, config)
-        outcomes = server.evaluate([Job(prompt, Sampling(64), name) for prompt in prompts], concurrency=32)
+        jobs = [Job(prompt, Sampling(max_new_tokens=64)) for prompt in prompts]
+        (outcomes,) = server.evaluate_members([Member(lambda: tensors, config, jobs)], concurrency=32)
 
 Nothing here imports SGLang. All errors are UserErrors of one line; SGLang's messages are its own words.
 """

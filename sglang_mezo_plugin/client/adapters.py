@@ -56,7 +56,8 @@ class Adapters:
         """
         if self._folder is not None:
             with peft_folder(self._folder, tensors, config) as folder:
-                return await self.load_folder(folder)
+                # The server must find the folder at the same path.
+                return await self._load("/load_lora_adapter", {"lora_path": str(folder)})
         # Each rank of tensor parallelism reads its own copy.
         body = {
             "config_dict": json_config(config),
@@ -71,10 +72,6 @@ class Adapters:
                 f"{self._transport.url} has no /load_lora_adapter_from_tensors: pass a folder that this "
                 "process can write and the server can read"
             ) from None
-
-    async def load_folder(self, folder: Path) -> str:
-        """Load an adapter from a PEFT folder, which the server must find at the same path."""
-        return await self._load("/load_lora_adapter", {"lora_path": str(folder)})
 
     async def _load(self, path: str, body: Mapping[str, Any]) -> str:
         async def attempt() -> str:

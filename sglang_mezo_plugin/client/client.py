@@ -117,14 +117,6 @@ class Server:
         """Load an adapter, and return its name: see `Adapters.load`."""
         return self._run(self._adapters.load(tensors, config))
 
-    def load_folder(self, folder: Path) -> str:
-        """Load an adapter from a PEFT folder that the server finds at the same path, and return its name.
-
-        After it is unloaded, a completion that asks for that name makes SGLang load it again, for as long as
-        the folder exists.
-        """
-        return self._run(self._adapters.load_folder(folder))
-
     def unload(self, name: str) -> None:
         """Unload an adapter, when the completions that use it have ended. No error if the server lacks it."""
         self._run(self._adapters.unload(name))
@@ -141,23 +133,11 @@ class Server:
         """Return how many adapters can be loaded and run at once beside those that are loaded now."""
         return self.capabilities.free_slots(len(self.adapters()))
 
-    def complete(self, job: Job) -> Completion:
-        """Return one completion. Raises ServerError if it fails for good."""
-        return self._run(complete(self._transport, self.capabilities.model, job))
-
-    def evaluate(self, jobs: Sequence[Job], concurrency: int) -> Outcomes:
-        """Return the outcomes of all jobs, in their order, with at most `concurrency` in flight.
-
-        A job that fails for good has an error as its outcome. Raises Unreachable and Unauthorized, which are
-        no job's fault.
-        """
-        ask = self._bounded(concurrency)
-        return self._run(_gather([ask(job) for job in jobs]))
-
     def evaluate_members(self, members: Sequence[Member], concurrency: int) -> list[Outcomes]:
         """Return the outcomes of each member's jobs, in order, with at most `concurrency` in flight.
 
-        As many members at once as the server has free slots. Errors are those of `evaluate`.
+        As many members at once as the server has free slots. A job that fails for good has an error as its
+        outcome. Raises Unreachable and Unauthorized, which are no job's fault.
         """
         evaluation = Evaluation(self._adapters, self._bounded(concurrency), self.free_slots())
         return self._run(_gather([evaluation.outcomes(member) for member in members]))

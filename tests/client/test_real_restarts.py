@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from asking import answer, answers
 from real_server import RealServer
 from served_models import PROMPTS, adapters, expected, jobs
 
@@ -52,6 +53,6 @@ def test_a_server_without_lora(launch: Callable[..., RealServer], model: Path) -
         for prompt in PROMPTS:
             refusal = "says 400: LoRA adapter 'stranger' was requested, but LoRA is not enabled"
             with pytest.raises(Refused, match=re.escape(refusal)):
-                server.complete(Job(prompt, Sampling(4), "stranger"))
+                answer(launched.url, Job(prompt, Sampling(4), "stranger"))
         with one.model.disable_adapter():
-            assert server.evaluate(jobs(4), concurrency=3) == expected(model, one.model, jobs(4))
+            assert answers(launched.url, jobs(4)) == expected(model, one.model, jobs(4))

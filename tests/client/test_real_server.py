@@ -6,6 +6,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from asking import answer, answers
 from real_server import RealServer
 from served_models import PROMPTS, RANK, adapter, adapters, expected, jobs
 
@@ -17,7 +18,6 @@ from sglang_mezo_plugin.client import (
     Server,
     Unauthorized,
 )
-from sglang_mezo_plugin.client.tensors import peft_folder
 from sglang_mezo_plugin.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,13 +33,13 @@ def test_twelve_members_answer_as_in_peft(
     with real.connect(adapter_folder=tmp_path if by_folder else None) as server:
         assert server.free_slots() == SLOTS
         found = server.evaluate_members([member.member(asked) for member in members], concurrency=8)
-        base = server.evaluate(asked, concurrency=8)
+        base = answers(real.url, asked, **real.keys)
         assert server.adapters() == []
     assert found == [expected(model, member.model, asked) for member in members]
     with members[0].model.disable_adapter():
         assert base == expected(model, members[0].model, asked)
-    for answers in zip(base, *found, strict=True):
-        assert len(set(answers)) == 1 + len(members)
+    for same_job in zip(base, *found, strict=True):
+        assert len(set(same_job)) == 1 + len(members)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,23 +62,9 @@ def test_an_adapter_that_is_gone_is_refused(
             ("stranger", "Got LoRA adapter that has never been loaded: stranger All loaded adapters: "),
         ]:
             with pytest.raises(Refused, match=re.escape(f"says 400: {reason}")) as raised:
-                server.complete(Job(prompt, Sampling(TOKENS), name))
+                answer(real.url, Job(prompt, Sampling(TOKENS), name), **real.keys)
             assert "\n" not in str(raised.value)
         server.unload("stranger")
-        assert server.adapters() == []
-
-
-def test_a_folder_that_stays_is_read_again(real: RealServer, model: Path, tmp_path: Path) -> None:
-    """By a completion that comes after the unload; at the end it is unloaded too."""
-    one = adapters(model, 1)[0]
-    with real.connect() as server, peft_folder(tmp_path, one.tensors, one.config) as folder:
-        name = server.load_folder(folder)
-        server.unload(name)
-        assert server.adapters() == []
-        found = [server.complete(Job(job.prompt, job.sampling, name)) for job in jobs(TOKENS)]
-        assert server.adapters() == [name]
-    assert found == expected(model, one.model, jobs(TOKENS))
-    with real.connect() as server:
         assert server.adapters() == []
 
 
@@ -129,10 +115,10 @@ def test_wrong_keys(real: RealServer, model: Path, keys: dict[str, str | None], 
 def test_seeds_are_not_heard_on_the_cpu(real: RealServer) -> None:
     """SGLang refuses --enable-deterministic-inference with the one attention backend that it has there."""
     asked = [Job("a film", Sampling(TOKENS, temperature=1.0, seed=5))] * 4
-    with real.connect() as server:
-        with pytest.raises(UserError, match="ignores the seeds of sampled completions: start it with --ena"):
-            server.capabilities.check_seeds()
-        assert len({completion.text for completion in server.evaluate(asked, concurrency=4)}) > 1
+    ignored = "ignores the seeds of sampled completions: start it with --ena"
+    with real.connect() as server, pytest.raises(UserError, match=ignored):
+        server.capabilities.check_seeds()
+    assert len({completion.text for completion in answers(real.url, asked, **real.keys)}) > 1
 
 
 def load_and_ask(url: str, keys: dict[str, str | None], model: Path, names: Connection) -> None:
@@ -140,7 +126,7 @@ def load_and_ask(url: str, keys: dict[str, str | None], model: Path, names: Conn
         loaded = [server.load(one.tensors, one.config) for one in adapters(model, 2)]
         names.send(loaded)
         while True:
-            server.evaluate([Job("a film", Sampling(100), name) for name in loaded], concurrency=2)
+            answers(url, [Job("a film", Sampling(100), name) for name in loaded], **keys)
 
 
 def test_leftovers_of_a_client_that_was_killed(real: RealServer, model: Path) -> None:
@@ -161,6 +147,7 @@ def test_leftovers_of_a_client_that_was_killed(real: RealServer, model: Path) ->
         server.unload_leftovers()
         assert set(server.adapters()) == {kept, own}
         for name in (own, kept):
-            assert isinstance(server.complete(Job("a film", Sampling(TOKENS), name)), Completion)
+            job = Job("a film", Sampling(TOKENS), name)
+            assert isinstance(answer(real.url, job, **real.keys), Completion)
     with real.connect() as server:
         assert server.adapters() == []

@@ -8,18 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from asking import answer
 from fake_server import FakeServer
 from server_cases import config, tensors
 
-from sglang_mezo_plugin.client import Job, Refused, Sampling, Server, TimedOut
+from sglang_mezo_plugin.client import Job, Member, Refused, Sampling, Server, TimedOut
 from sglang_mezo_plugin.errors import UserError
 
 GREEDY = Sampling(max_new_tokens=4)
 FROM_TENSORS = "/load_lora_adapter_from_tensors"
 
 
-def says(server: Server, name: str | None) -> str:
-    return server.complete(Job("hi", GREEDY, name)).text
+def says(fake: FakeServer, name: str | None) -> str:
+    return answer(fake.url, Job("hi", GREEDY, name)).text
 
 
 @pytest.mark.parametrize("tp_size", [1, 2])
@@ -27,13 +28,13 @@ def test_tensors_arrive_as_they_are(fake: FakeServer, connect: Callable[..., Ser
     fake.info["tp_size"] = tp_size
     with connect() as server:
         first, second = server.load(tensors(1.5), config()), server.load(tensors(2.5), config())
-        assert [says(server, name) for name in (first, second, None)] == [
+        assert [says(fake, name) for name in (first, second, None)] == [
             "1.5 says hi", "2.5 says hi", "base says hi",
         ]  # fmt: skip
         server.unload(first)
         assert server.adapters() == [second]
         with pytest.raises(Refused, match=f"says 400: Failed to implicitly load LoRA adapter {first}: "):
-            says(server, first)
+            says(fake, first)
     assert fake.adapters == {}
     (sent, _) = fake.bodies(FROM_TENSORS)
     assert sent["config_dict"]["target_modules"] == ["q_proj", "v_proj"]
@@ -47,7 +48,7 @@ def test_folders_are_read_by_the_server(
     with connect() as server, pytest.raises(UserError, match=f"has no {FROM_TENSORS}: pass a folder"):
         server.load(tensors(1), config())
     with connect(adapter_folder=tmp_path) as server:
-        assert says(server, server.load(tensors(3), config())) == "3.0 says hi"
+        assert says(fake, server.load(tensors(3), config())) == "3.0 says hi"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,7 +84,7 @@ def test_ctrl_c_gives_up_what_is_in_flight(
     before = signal.signal(signal.SIGINT, handler)
 
     def interrupt() -> None:
-        while fake.users.total() < 3:
+        while fake.in_flight < 3:
             time.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
 
@@ -91,9 +92,9 @@ def test_ctrl_c_gives_up_what_is_in_flight(
     thread = threading.Thread(target=interrupt)
     try:
         with pytest.raises(KeyboardInterrupt), connect(timeout=30.0) as server:
-            name = server.load(tensors(1), config())
             thread.start()
-            server.evaluate([Job("hi", GREEDY, name)] * 3, concurrency=3)
+            member = Member(lambda: tensors(1), config(), [Job("hi", GREEDY)] * 3)
+            server.evaluate_members([member], concurrency=3)
     finally:
         signal.signal(signal.SIGINT, before)
         thread.join()

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import answer
 from fake_server import MODEL, FakeServer
 from server_cases import config, tensors
 
 from sglang_mezo_plugin.client import (
     Completion,
     Job,
+    Member,
     Refused,
     Sampling,
     Server,
@@ -48,7 +50,7 @@ def test_dialects(fake: FakeServer, connect: Callable[..., Server], prompt: Any)
     """A model's name that SGLang does not know means the base: only lora_path reaches an adapter."""
     with connect() as server:
         name = server.load(tensors(2), config())
-        found = server.complete(Job(prompt, SAMPLED, name))
+        found = answer(fake.url, Job(prompt, SAMPLED, name))
     path, sent = fake.seen[-3]  # before /v1/models and the unload
     if prompt is CHAT:
         assert found == Completion("2.0 says hi", "length", 7, 4)
@@ -67,11 +69,15 @@ def test_dialects(fake: FakeServer, connect: Callable[..., Server], prompt: Any)
         assert (path, sent) == ("/generate", {key: prompt, "sampling_params": params, "lora_path": name})
 
 
+def member(count: int) -> Member:
+    return Member(lambda: tensors(3), config(), [Job(f"{n}", GREEDY) for n in range(count)])
+
+
 def test_outcomes_are_in_order_and_bounded(fake: FakeServer, connect: Callable[..., Server]) -> None:
     fake.delay = 0.02
     with connect() as server:
-        found = server.evaluate([Job(f"{n}", GREEDY) for n in range(40)], concurrency=7)
-    assert [outcome.text for outcome in found] == [f"base says {n}" for n in range(40)]
+        (found,) = server.evaluate_members([member(40)], concurrency=7)
+    assert [outcome.text for outcome in found] == [f"3.0 says {n}" for n in range(40)]
     assert fake.most_in_flight == 7
 
 
@@ -80,7 +86,7 @@ def test_a_job_that_fails_for_good_is_an_error_in_its_place(
 ) -> None:
     fake.faults["/generate"] = [(400, TOO_LONG), "hang"]
     with connect(timeout=0.3) as server:
-        found = server.evaluate([Job(f"{n}", GREEDY) for n in range(4)], concurrency=1)
+        (found,) = server.evaluate_members([member(4)], concurrency=1)
     assert [type(outcome) for outcome in found] == [Refused, TimedOut, Completion, Completion]
     where = re.escape(f"{fake.url}/generate")
     longer = "says 400: The input \\(9 tokens\\) is longer than the model's context length \\(4 tokens\\)."
@@ -110,21 +116,18 @@ ABORTED = (
         (ABORTED, Transient, "/generate aborts completions: see the server's log"),
     ],
 )
-def test_retries(
-    fake: FakeServer, connect: Callable[..., Server], fault: Any, error: type[ServerError], message: str
-) -> None:
+def test_retries(fake: FakeServer, fault: Any, error: type[ServerError], message: str) -> None:
     """Twice is met with patience; a third time is for good."""
     fake.faults["/generate"] = [fault] * 5
-    with connect() as server:
-        with pytest.raises(error, match=re.escape(message)) as raised:
-            server.complete(Job("hi", GREEDY))
-        assert server.complete(Job("hi", GREEDY)).text == "base says hi"
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        answer(fake.url, Job("hi", GREEDY))
+    assert answer(fake.url, Job("hi", GREEDY)).text == "base says hi"
     assert len(fake.bodies("/generate")) == 6
     assert "\n" not in str(raised.value) and fake.url in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("body", "message"),
     [
         ('{"text": "half', 'does not answer in JSON ({"text": "half): correct --server'),
         ("<html>" + "x" * 999, "does not answer in JSON (<html>" + "x" * 294 + "...): correct --server"),
@@ -132,9 +135,7 @@ def test_retries(
         ('{"text": "hi"}', "answers something else than a completion (KeyError 'meta_info')"),
     ],
 )
-def test_malformed_answers(
-    fake: FakeServer, connect: Callable[..., Server], answer: str, message: str
-) -> None:
-    fake.faults["/generate"] = [(200, answer)]
-    with connect() as server, pytest.raises(Refused, match=re.escape(f"{fake.url}/generate {message}")):
-        server.complete(Job("hi", GREEDY))
+def test_malformed_answers(fake: FakeServer, body: str, message: str) -> None:
+    fake.faults["/generate"] = [(200, body)]
+    with pytest.raises(Refused, match=re.escape(f"{fake.url}/generate {message}")):
+        answer(fake.url, Job("hi", GREEDY))

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from threading import Timer
 
 import pytest
+from asking import answer
 from fake_server import FakeServer
 from server_cases import config, tensors
 
 from sglang_mezo_plugin.client import (
     Job,
+    Member,
     Retries,
     Sampling,
     Server,
@@ -19,6 +21,10 @@ from sglang_mezo_plugin.client import (
 from sglang_mezo_plugin.errors import UserError
 
 GREEDY = Sampling(max_new_tokens=4)
+
+
+def member(count: int) -> Member:
+    return Member(lambda: tensors(4), config(), [Job("hi", GREEDY)] * count)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,8 @@ def test_keys(
 
     def load() -> None:
         with connect(**keys) as server:
-            assert server.complete(Job("hi", GREEDY, server.load(tensors(4), config()))).text == "4.0 says hi"
+            job = Job("hi", GREEDY, server.load(tensors(4), config()))
+            assert answer(fake.url, job, api_key="key").text == "4.0 says hi"
 
     if message is None:
         load()
@@ -66,8 +73,9 @@ def test_a_key_that_is_withdrawn_ends_the_evaluation(
     with connect(api_key="key") as server:
         fake.faults["/generate"] = ["hang", (401, {"error": "Unauthorized"})]
         with pytest.raises(Unauthorized):
-            server.evaluate([Job("hi", GREEDY)] * 9, concurrency=2)
-        assert len(fake.bodies("/generate")) <= 3 and fake.unused(None)
+            server.evaluate_members([member(9)], concurrency=2)
+        asked = fake.bodies("/generate")
+        assert len(asked) <= 3 and fake.unused(asked[0]["lora_path"])
 
 
 def test_unreachable(fake: FakeServer, connect: Callable[..., Server]) -> None:
@@ -76,7 +84,8 @@ def test_unreachable(fake: FakeServer, connect: Callable[..., Server]) -> None:
         fake.stop()
         again = Timer(0.4, fake.start)
         again.start()
-        assert server.complete(Job("hi", GREEDY)).text == "base says hi"
+        ((found,),) = server.evaluate_members([member(1)], concurrency=1)
+        assert found.text == "4.0 says hi"
     fake.stop()
     with (
         pytest.raises(Unreachable, match=rf"{fake.url} cannot be reached \(.*\): start the server"),
@@ -88,7 +97,7 @@ def test_unreachable(fake: FakeServer, connect: Callable[..., Server]) -> None:
     with connect(start_patience=5.0, retries=Retries(patience=0.0)) as server:
         fake.stop()
         with pytest.raises(Unreachable):
-            server.evaluate([Job("hi", GREEDY)] * 3, concurrency=3)
+            server.evaluate_members([member(3)], concurrency=3)
     fake.start()
 
 
@@ -103,4 +112,5 @@ def test_urls(url: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/"])
 def test_urls_of_openai_clients(fake: FakeServer, path: str) -> None:
     with Server(f"{fake.url}{path}", run="run") as server:
-        assert server.complete(Job("hi", GREEDY)).text == "base says hi"
+        ((found,),) = server.evaluate_members([member(1)], concurrency=1)
+        assert found.text == "4.0 says hi"
