@@ -12,10 +12,10 @@ from sglang.srt.server_args import PortArgs
 from sglang.test.tiny_model_utils import load_reference, reference_logprobs, save_tiny_model
 from transformers import OPTConfig
 
-from sglang_mezo_plugin import patch
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.patching import series
 from sglang_mezo_plugin.patching.diffs import PatchError
 from sglang_mezo_plugin.tasks.example import Batch, Example
 
@@ -142,7 +142,7 @@ def test_a_failed_build_leaves_the_process_usable(
 
 
 def test_stock_sglang_is_refused_before_any_weight_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patch, "state", lambda target: "stock")
+    monkeypatch.setattr(series, "state", lambda target: "stock")
     cure = re.escape("is not patched: python -m sglang_mezo_plugin.patch apply")
     with pytest.raises(PatchError, match=cure), open_runner("/no/such/model"):
         pass
