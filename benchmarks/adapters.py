@@ -36,7 +36,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sglang_mezo_plugin.cli.options import Parser, parse
+from sglang_mezo_plugin.cli.parsing import Parser, parse
 from sglang_mezo_plugin.client import Completion, Job, Member, Retries, Sampling, Server
 from sglang_mezo_plugin.client.completions import complete
 from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words

@@ -28,7 +28,7 @@ from models import CONFIGS, Model, check_lengths, random_examples
 from report import Table, number, write_json
 from timing import step_ms
 
-from sglang_mezo_plugin.cli.options import Parser, parse
+from sglang_mezo_plugin.cli.parsing import Parser, parse
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.tasks.sampler import Sampler

@@ -18,7 +18,7 @@ from machine import device_name, provenance
 from report import Table, number, write_json
 from timing import median_ms
 
-from sglang_mezo_plugin.cli.options import Parser
+from sglang_mezo_plugin.cli.parsing import Parser
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.noise import (
     Direction,

@@ -29,7 +29,8 @@ from models import CONFIGS, Model, check_lengths
 from report import Table, number, write_json
 from step_cases import BASELINES, CARRIERS, Case, Result, Settings, measure_cases
 
-from sglang_mezo_plugin.cli.options import Parser, add_rank_options, parse
+from sglang_mezo_plugin.cli.groups.model import Devices
+from sglang_mezo_plugin.cli.parsing import Parser, parse
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.patching.series import require_patched
 
@@ -63,7 +64,7 @@ def make_parser() -> Parser:
     parser.add_argument("--cuda-graph", action="store_true", help="of lora and full")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
-    add_rank_options(parser)  # of ours; the baselines take one GPU
+    parser.add_options(Devices)  # of ours; the baselines take one GPU
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="append the kernels of each case")
     return parser

@@ -10,24 +10,23 @@ The result is a JSON object on stdout.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sglang_mezo_plugin.cli.inputs import choose_objective, load_examples, load_records, load_tokenizer
-from sglang_mezo_plugin.cli.options import Parser, add_data_options, add_model_options, parse
-from sglang_mezo_plugin.engine.ranks.layout import Layout
+from sglang_mezo_plugin.cli.models import dtype_of
+from sglang_mezo_plugin.cli.options import EvaluateOptions
+from sglang_mezo_plugin.cli.parsing import read_options
+from sglang_mezo_plugin.cli.runs import report
 from sglang_mezo_plugin.engine.ranks.leader import Ranks
 from sglang_mezo_plugin.engine.ranks.worker import follow
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.models.checkpoint import checkpoint_dtype, find_checkpoint
+from sglang_mezo_plugin.models.checkpoint import find_checkpoint
 from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.tasks.example import Example, Record
 from sglang_mezo_plugin.tasks.in_context import with_demonstrations
@@ -36,46 +35,25 @@ from sglang_mezo_plugin.training import objectives
 
 def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(), quiet_libraries():
-        args, server_args = parse(make_parser(), argv)
-        print(json.dumps(evaluate(args, server_args)))
+        print(json.dumps(evaluate(*read_options(EvaluateOptions, __doc__, argv))))
 
 
-def make_parser() -> Parser:
-    parser = Parser(*__doc__.split("\n\n", 1))
-    add_model_options(parser)
-    data = add_data_options(parser)
-    data.add_argument("--eval-file", required=True, metavar="FILE")
-    data.add_argument("--max-eval-examples", type=int, metavar="N", help="use the first N; default: all")
-    data.add_argument("--train-file", metavar="FILE", help="where in-context examples are drawn from")
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--lora-path", metavar="DIR", help="a PEFT adapter")
-    group.add_argument("--num-shots", type=int, default=0, help="in-context examples; default: 0")
-    group.add_argument("--seed", type=int, default=0, help="of the draw of in-context examples")
-    group.add_argument(
-        "--predictions-file",
-        metavar="FILE",
-        help="a JSON line an example: label, predicted, loss, scores (options' mean log-probabilities)",
-    )
-    group.add_argument("--batch-size", type=int, default=16, help="default: 16")
-    return parser
-
-
-def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, float]:
+def evaluate(options: EvaluateOptions, server_args: Sequence[str]) -> dict[str, float]:
     """Return {"loss", "accuracy", "examples"}; accuracy only where there are options."""
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size must be 1 or more, not {args.batch_size}")
-    if args.predictions_file and not Path(args.predictions_file).parent.is_dir():
-        raise UserError(f"--predictions-file {args.predictions_file}: there is no such folder: make it first")
-    ranks = Ranks(Layout(args.tp_size, args.dp_size), follow)
+    if options.predictions_file and not Path(options.predictions_file).parent.is_dir():
+        raise UserError(
+            f"--predictions-file {options.predictions_file}: there is no such folder: make it first"
+        )
+    ranks = Ranks(options.layout, follow)
     require_patched()
-    checkpoint = find_checkpoint(args.model_path)
-    dtype = checkpoint_dtype(checkpoint) if args.dtype == "auto" else getattr(torch, args.dtype)
-    records = load_records(args, args.eval_file, args.max_eval_examples)
-    objective = choose_objective(args, records)
-    records = with_demonstrations(records, _demonstrations(args))
-    examples = load_examples(args, records, load_tokenizer(args, checkpoint), checkpoint)
-    adapter = Adapter.load(Path(args.lora_path), checkpoint) if args.lora_path else None
-    print(f"{len(examples)} examples; starting SGLang ...", file=sys.stderr, flush=True)
+    checkpoint = find_checkpoint(options.model_path)
+    dtype = dtype_of(options.dtype, checkpoint)
+    records = load_records(options, options.eval_file, options.max_eval_examples)
+    objective = choose_objective(options, records)
+    records = with_demonstrations(records, _demonstrations(options))
+    examples = load_examples(options, records, load_tokenizer(options, checkpoint), checkpoint)
+    adapter = Adapter.load(Path(options.lora_path), checkpoint) if options.lora_path else None
+    report(f"{len(examples)} examples; starting SGLang ...")
     # Not before: it takes half a minute on a host without a GPU.
     from sglang_mezo_plugin.engine.session import open_session
 
@@ -84,16 +62,16 @@ def evaluate(args: argparse.Namespace, server_args: Sequence[str]) -> dict[str, 
         adapter,
         trains=False,
         examples=examples,
-        batch_size=args.batch_size,
-        device=args.device,
+        batch_size=options.batch_size,
+        device=options.device,
         dtype=dtype,
         server_args=server_args,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=report,
         ranks=ranks,
     ) as session:
         scored = list(session.score(examples))
-        if args.predictions_file:
-            _write_predictions(Path(args.predictions_file), objectives.OBJECTIVES[objective], scored)
+        if options.predictions_file:
+            _write_predictions(Path(options.predictions_file), objectives.OBJECTIVES[objective], scored)
         return {
             **objectives.metrics(objectives.OBJECTIVES[objective], scored),
             "examples": len(examples),
@@ -117,15 +95,15 @@ def _write_predictions(
                 lines.write(json.dumps(row) + "\n")
 
 
-def _demonstrations(args: argparse.Namespace) -> list[Record]:
-    if args.num_shots == 0:
+def _demonstrations(options: EvaluateOptions) -> list[Record]:
+    if options.num_shots == 0:
         return []
-    if args.num_shots < 0 or not args.train_file:
+    if options.num_shots < 0 or not options.train_file:
         raise UserError("--num-shots takes a number of 1 or more, and --train-file to draw from")
-    records = load_records(args, args.train_file)
-    if args.num_shots > len(records):
-        raise UserError(f"--num-shots {args.num_shots}: {args.train_file} has {len(records)} examples")
-    return random.Random(args.seed).sample(records, args.num_shots)
+    records = load_records(options, options.train_file)
+    if options.num_shots > len(records):
+        raise UserError(f"--num-shots {options.num_shots}: {options.train_file} has {len(records)} examples")
+    return random.Random(options.seed).sample(records, options.num_shots)
 
 
 if __name__ == "__main__":

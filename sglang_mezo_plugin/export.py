@@ -8,7 +8,6 @@ bits on every device, so what is written is, bit for bit, what the run had.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 
 import torch
 
-from sglang_mezo_plugin.cli.options import Parser
+from sglang_mezo_plugin.cli.options import ExportOptions
+from sglang_mezo_plugin.cli.parsing import make_parser
 from sglang_mezo_plugin.errors import UserError, one_line_errors
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import find_checkpoint, read_tensors, tensor_shapes
@@ -31,31 +31,21 @@ from sglang_mezo_plugin.training.trainer import replay
 
 def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
-        export(make_parser().parse_args(argv))
+        export(ExportOptions.of(vars(make_parser(ExportOptions, __doc__).parse_args(argv))))
 
 
-def make_parser() -> Parser:
-    parser = Parser(*__doc__.split("\n\n", 1))
-    parser.add_argument("--run", required=True, metavar="OUT", help="--output-dir of the training")
-    parser.add_argument("--output-dir", required=True, metavar="DIR", help="a folder that does not exist yet")
-    parser.add_argument("--step", type=int, metavar="N", help="default: the journal's last; 0: the base")
-    parser.add_argument("--model-path", metavar="DIR", help="the base model, if it has moved")
-    parser.add_argument("--lora-path", metavar="DIR", help="the adapter it began with, if it has moved")
-    return parser
-
-
-def export(args: argparse.Namespace) -> None:
+def export(options: ExportOptions) -> None:
     """Write an adapter or a checkpoint. Raises UserError if the base is not what the run began with."""
-    run, target = Path(args.run), Path(args.output_dir)
+    run, target = Path(options.run), Path(options.output_dir)
     if target.exists():
         raise UserError(f"--output-dir {target} exists: choose another one")
     header, records = read_journal(run / "journal.jsonl")
-    step = len(records) if args.step is None else args.step
+    step = len(records) if options.step is None else options.step
     if not 0 <= step <= len(records):
         raise UserError(f"--step {step}: the journal has steps 0 to {len(records)}: name one of them")
-    options = _read(run / "options.json")
-    checkpoint = find_checkpoint(args.model_path or options["model_path"])
-    started = args.lora_path or options["lora_path"]
+    of_run = _read(run / "options.json")
+    checkpoint = find_checkpoint(options.model_path or of_run["model_path"])
+    started = options.lora_path or of_run["lora_path"]
     lora_path = Path(started) if started and header.config["mode"] == "lora" else None
     _check_hashes(header, checkpoint, lora_path)
     if header.config["mode"] == "lora":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from sglang_mezo_plugin.cli.options import EvaluateOptions, TrainOptions
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.checkpoint import context_length
 from sglang_mezo_plugin.tasks.example import Example, Record
@@ -19,22 +19,36 @@ from sglang_mezo_plugin.tasks.registry import find_task
 from sglang_mezo_plugin.tasks.tokenize import tokenize
 from sglang_mezo_plugin.training.objectives import check_objective, default_objective
 
-
-def load_records(args: argparse.Namespace, source: str, limit: int | None = None) -> list[Record]:
-    records = read_records(source, find_task(args.task), limit)
-    return with_template(records, args.prompt_template) if args.prompt_template is not None else records
+# Options of examples, and of the model whose tokens they become.
+Tasked = TrainOptions | EvaluateOptions
 
 
-def choose_objective(args: argparse.Namespace, *record_lists: Sequence[Record]) -> str:
+def read_data(options: TrainOptions, checkpoint: Path) -> tuple[list[Example], list[Example], str]:
+    """Return examples to train on, to evaluate on, and the objective's name."""
+    records = [load_records(options, options.train_file, options.max_train_examples)]
+    if options.eval_file:
+        records.append(load_records(options, options.eval_file, options.max_eval_examples))
+    objective = choose_objective(options, *records)
+    tokenizer = load_tokenizer(options, checkpoint)
+    examples = [load_examples(options, part, tokenizer, checkpoint) for part in records]
+    return examples[0], examples[1] if options.eval_file else [], objective
+
+
+def load_records(options: Tasked, source: str, limit: int | None = None) -> list[Record]:
+    records = read_records(source, find_task(options.task), limit)
+    return with_template(records, options.prompt_template) if options.prompt_template is not None else records
+
+
+def choose_objective(options: Tasked, *record_lists: Sequence[Record]) -> str:
     """Return --objective or its default; UserError unless it suits all records."""
-    objective = args.objective or default_objective(record_lists[0])
+    objective = options.objective or default_objective(record_lists[0])
     for records in record_lists:
         check_objective(objective, records)
     return objective
 
 
-def load_tokenizer(args: argparse.Namespace, checkpoint: Path) -> Any:
-    path = args.tokenizer_path or checkpoint
+def load_tokenizer(options: Tasked, checkpoint: Path) -> Any:
+    path = options.tokenizer_path or checkpoint
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises all kinds
@@ -47,16 +61,16 @@ def load_tokenizer(args: argparse.Namespace, checkpoint: Path) -> Any:
 
 
 def load_examples(
-    args: argparse.Namespace, records: Sequence[Record], tokenizer: Any, checkpoint: Path
+    options: Tasked, records: Sequence[Record], tokenizer: Any, checkpoint: Path
 ) -> list[Example]:
     length = context_length(checkpoint)
-    if args.context_length is not None:
-        if not 0 < args.context_length <= length:
+    if options.context_length is not None:
+        if not 0 < options.context_length <= length:
             raise UserError(
-                f"--context-length must be from 1 to the model's {length}, not {args.context_length}"
+                f"--context-length must be from 1 to the model's {length}, not {options.context_length}"
             )
-        length = args.context_length
-    return tokenize(records, tokenizer, length, args.truncate_prompts, args.append_eos)
+        length = options.context_length
+    return tokenize(records, tokenizer, length, options.truncate_prompts, options.append_eos)
 
 
 def digest(examples: Sequence[Any]) -> str:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from sglang_mezo_plugin.bounds import Bound
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.checkpoint import load_architecture, one_line
 from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS, module_path
@@ -26,6 +27,9 @@ from sglang_mezo_plugin.models.writing import writing_folder
 from sglang_mezo_plugin.noise import Direction, Region, UpdatePlan, check_parameter_ids, parameter_id
 from sglang_mezo_plugin.noise.philox import block_words
 
+# Of an adapter of which nothing is said.
+RANK, ALPHA = 8, 16
+RANK_BOUND = Bound(at_least=1)
 ALL_LINEAR = "all-linear"
 OTHERS = "choose another adapter, or the model that it was made for"
 SAVE_AGAIN = "save the adapter again"
@@ -56,8 +60,8 @@ class Adapter:
         cls,
         checkpoint: Path,
         seed: int,
-        rank: int = 8,
-        alpha: float = 16,
+        rank: int = RANK,
+        alpha: float = ALPHA,
         target_modules: str | Sequence[str] | None = None,
         layers_to_transform: Sequence[int] | None = None,
     ) -> Adapter:
@@ -67,8 +71,7 @@ class Adapter:
         linear modules in the decoder layers, or "all-linear"; PEFT's choice for the architecture if left out.
         Raises UserError for modules or layers that the model lacks, and for a rank below 1.
         """
-        if rank < 1:
-            raise UserError(f"--lora-rank must be at least 1, not {rank}")
+        RANK_BOUND.check("lora_rank", rank)
         model = load_architecture(checkpoint)
         linear = _linear_modules(model)
         config = LoraConfig(

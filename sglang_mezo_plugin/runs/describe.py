@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,22 +44,27 @@ SECRETS = ("--api-key", "--admin-api-key")
 def describe_run(
     folder: Path,
     words: Sequence[str],
-    args: argparse.Namespace,
+    options: Mapping[str, Any],
     server_args: Sequence[str],
     parameters: Sequence[str],
-    command: str = "train",
+    command: str,
+    picture: str,
 ) -> None:
-    """Write README.md, options.json and parameters.json; keys of servers are left out of them."""
+    """Write README.md, options.json and parameters.json; keys of servers are left out of them.
+
+    words: the command's line, picture: the file that shows the run.
+    """
+    lora = options["mode"] == "lora"
     text = TEXT.format(
         command=command,
         words=shlex.join(_public(word for word in words if word != "--resume")),
         folder=shlex.quote(str(folder.resolve())),
-        output="adapter/" if args.mode == "lora" else "model/",
-        picture="reward.png" if command == "evolve" else "loss.png",
-        best=BEST if args.mode == "lora" else "",
+        output="adapter/" if lora else "model/",
+        picture=picture,
+        best=BEST if lora else "",
     )
     (folder / "README.md").write_text(text)
-    options = {**vars(args), "server_args": _public(server_args)}
+    options = {**options, "server_args": _public(server_args)}
     for name in SECRETS:
         options.pop(name.removeprefix("--").replace("-", "_"), None)
     for name in PATHS:
@@ -69,21 +74,21 @@ def describe_run(
     (folder / "parameters.json").write_text(json.dumps(list(parameters), indent=0) + "\n")
 
 
-def serve_command(args: argparse.Namespace, checkpoint: Path, trained: Path, dtype: torch.dtype) -> str:
+def serve_command(options: Mapping[str, Any], checkpoint: Path, trained: Path, dtype: torch.dtype) -> str:
     """Return the command that serves a trained model, or the base model with a trained adapter.
 
     The dtype is named: SGLang would serve fp32 weights in 16 bits.
     """
     words = ["--model-path", str(trained.resolve())]
-    if args.mode == "lora":
+    if options["mode"] == "lora":
         words = ["--model-path", str(checkpoint.resolve()), "--enable-lora"]
         words += ["--lora-paths", f"mezo={trained.resolve()}"]
     words += ["--dtype", str(dtype).removeprefix("torch.")]
-    if args.tp_size > 1:
-        words += ["--tp-size", str(args.tp_size)]
-    if args.tokenizer_path:
-        words += ["--tokenizer-path", args.tokenizer_path]
-    if args.device == "cpu" or not torch.cuda.is_available():
+    if options["tp_size"] > 1:
+        words += ["--tp-size", str(options["tp_size"])]
+    if options["tokenizer_path"]:
+        words += ["--tokenizer-path", options["tokenizer_path"]]
+    if options["device"] == "cpu" or not torch.cuda.is_available():
         words += ON_CPU
     return shlex.join(["python", "-m", "sglang.launch_server", *words])
 

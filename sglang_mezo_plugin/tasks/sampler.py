@@ -6,9 +6,11 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang_mezo_plugin.bounds import ONE_OR_MORE
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.tasks.example import Batch
 
+BATCH_SIZE = ONE_OR_MORE
 T = TypeVar("T")
 
 
@@ -23,8 +25,7 @@ class Sampler(Generic[T]):
         """seed: 0 <= seed < 2**64. UserError if it is outside, without examples, or for batch_size < 1."""
         if not examples:
             raise UserError("no examples to train on: the data set is empty")
-        if batch_size < 1:
-            raise UserError(f"--batch-size must be 1 or more, not {batch_size}")
+        BATCH_SIZE.check("batch_size", batch_size)
         if not 0 <= seed < 2**64:
             raise UserError(f"--seed must be from 0 to 2**64 - 1, not {seed}")
         self._examples = examples

@@ -8,15 +8,18 @@ replaying the journal rebuilds it.
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
+from sglang_mezo_plugin.bounds import FRACTION, POSITIVE, bounded, check_fields
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
 from sglang_mezo_plugin.training.carrier import Trainable
 
-NAMES = ("sgd", "momentum", "adam")
+OptimizerName = Literal["sgd", "momentum", "adam"]
+NAMES = get_args(OptimizerName)
 
 Grads = Sequence[tuple[Direction, float]]
 """The directions of a step, each with its projected gradient, clipped."""
@@ -32,6 +35,19 @@ class Optimizer(Protocol):
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
         """Move the carrier's parameters by step 1, 2, ...; steps come in order."""
         ...
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The numbers of all optimizers, each an option. UserError for one out of range."""
+
+    weight_decay: float = 0.0
+    momentum: float = bounded(0.9, FRACTION)
+    adam_betas: tuple[float, float] = bounded((0.9, 0.999), FRACTION)
+    adam_eps: float = bounded(1e-8, POSITIVE)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class SGD:
@@ -52,7 +68,7 @@ class SGD:
 class Momentum:
     """v = momentum * v + mean(g_i z_i) + weight_decay * theta; theta -= lr * v: as torch.optim.SGD."""
 
-    def __init__(self, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+    def __init__(self, momentum: float = OptimizerConfig.momentum, weight_decay: float = 0.0) -> None:
         self.momentum = momentum
         self.weight_decay = weight_decay
 
@@ -74,7 +90,10 @@ class Adam:
     """Adam with decoupled weight decay and bias correction: AdamW, Loshchilov and Hutter 2019; torch's."""
 
     def __init__(
-        self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
+        self,
+        betas: tuple[float, float] = OptimizerConfig.adam_betas,
+        eps: float = OptimizerConfig.adam_eps,
+        weight_decay: float = 0.0,
     ) -> None:
         self.betas = betas
         self.eps = eps
@@ -98,34 +117,24 @@ class Adam:
         self._carrier.written()
 
 
-def make_optimizer(
-    name: str,
-    *,
-    learning_rate: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    adam_betas: tuple[float, float] = (0.9, 0.999),
-    adam_eps: float = 1e-8,
-) -> Optimizer:
+def make_optimizer(name: str, *, learning_rate: float, **numbers: Any) -> Optimizer:
     """Return the optimizer of this name, one of `NAMES`; what it has no use for is ignored.
 
     learning_rate: the largest of the run, to check weight_decay with: decay never turns a weight's sign.
-    UserError for an unknown name and for numbers out of range, named as the options of the commands.
+    numbers: those of `OptimizerConfig`. UserError for an unknown name and for numbers out of range, named as
+    the options of the commands.
     """
+    config = OptimizerConfig(**numbers)
     _check(f"--optimizer must be one of {', '.join(NAMES)}, not {name!r}", name in NAMES)
     _check(
-        f"--weight-decay must be at least 0 and at most 1 / --learning-rate, not {weight_decay}",
-        weight_decay >= 0 and weight_decay * learning_rate <= 1,
+        f"--weight-decay must be at least 0 and at most 1 / --learning-rate, not {config.weight_decay}",
+        config.weight_decay >= 0 and config.weight_decay * learning_rate <= 1,
     )
-    _check(f"--momentum must be in [0, 1), not {momentum}", 0 <= momentum < 1)
-    for beta in adam_betas:
-        _check(f"--adam-betas must be in [0, 1), not {beta}", 0 <= beta < 1)
-    _check(f"--adam-eps must be above 0 and finite, not {adam_eps}", 0 < adam_eps < math.inf)
     if name == "sgd":
-        return SGD(weight_decay)
+        return SGD(config.weight_decay)
     if name == "momentum":
-        return Momentum(momentum, weight_decay)
-    return Adam(adam_betas, adam_eps, weight_decay)
+        return Momentum(config.momentum, config.weight_decay)
+    return Adam(tuple(config.adam_betas), config.adam_eps, config.weight_decay)
 
 
 def _check(message: str, fine: bool) -> None:

@@ -7,10 +7,12 @@ Sources: Spall 1992, IEEE Transactions on Automatic Control 37(3), equation 2.2;
 arXiv:2305.17333, definition 1 and algorithm 1.
 """
 
-import math
-
+from sglang_mezo_plugin.bounds import POSITIVE, Bound
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.noise import Direction, Distribution
+
+EPS = POSITIVE
+SEED = Bound(at_least=0, below=2**31, words="in [0, 2**31)")
 
 
 def directions(seed: int, step: int, num_pairs: int, distribution: Distribution) -> tuple[Direction, ...]:
@@ -21,8 +23,7 @@ def directions(seed: int, step: int, num_pairs: int, distribution: Distribution)
 
     UserError unless 0 <= seed < 2**31 and step * num_pairs <= 2**32.
     """
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed must be in [0, 2**31), not {seed}")
+    SEED.check("seed", seed)
     if step * num_pairs > 2**32:
         raise UserError(
             f"--steps times --num-pairs must not exceed 2**32, but {step} * {num_pairs} does: "
@@ -34,8 +35,7 @@ def directions(seed: int, step: int, num_pairs: int, distribution: Distribution)
 
 def projected_grad(loss_plus: float, loss_minus: float, eps: float) -> float:
     """Return (L+ - L-) / (2 eps) in fp64. UserError unless eps is above 0 and finite."""
-    if not 0 < eps < math.inf:
-        raise UserError(f"--eps must be above 0 and finite, not {eps}")
+    EPS.check("eps", eps)
     return (loss_plus - loss_minus) / (2 * eps)
 
 

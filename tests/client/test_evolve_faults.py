@@ -8,7 +8,7 @@ import tiny_checkpoints
 from evolve_runs import Files, entries
 from fake_server import FakeServer
 
-from sglang_mezo_plugin import evolve as command
+from sglang_mezo_plugin.cli import connection
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.evolve import evolve, main
 
@@ -23,9 +23,9 @@ def files(tmp_path: Path) -> Files:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries without their waits."""
-    slow = command.Retries
+    slow = connection.Retries
     monkeypatch.setattr(
-        command, "Retries", lambda **o: slow(count=2, first_wait=0.01, longest_wait=0.02, **o)
+        connection, "Retries", lambda **o: slow(count=2, first_wait=0.01, longest_wait=0.02, **o)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.bounds import ONE_OR_MORE, bounded, check_fields
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,11 @@ class Layout:
     Rank r is shard r % tp_size of replica r // tp_size. UserError for a size below 1.
     """
 
-    tp_size: int = 1
-    dp_size: int = 1
+    tp_size: int = bounded(1, ONE_OR_MORE)
+    dp_size: int = bounded(1, ONE_OR_MORE)
 
     def __post_init__(self) -> None:
-        for name in ("tp_size", "dp_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
+        check_fields(self)
 
     @property
     def size(self) -> int:
