@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sglang_mezo_plugin.models.writing import write_checkpoint
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
 from sglang_mezo_plugin.runs.header import file_hashes, hashed_files
 from sglang_mezo_plugin.runs.journal import Header, StepRecord, read_journal
-from sglang_mezo_plugin.training.optimizers import Optimizer, make_optimizer
+from sglang_mezo_plugin.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
 from sglang_mezo_plugin.training.trainer import replay
 
 
@@ -103,15 +104,8 @@ def _tensors(
 
 def _optimizer(header: Header) -> Optimizer:
     config = header.config
-    state = {name: config[name] for name in ("momentum", "adam_eps") if name in config}
-    if "adam_betas" in config:
-        state["adam_betas"] = tuple(config["adam_betas"])
-    return make_optimizer(
-        config["optimizer"],
-        learning_rate=config["learning_rate"],
-        weight_decay=config["weight_decay"],
-        **state,
-    )
+    numbers = {field.name: config[field.name] for field in fields(OptimizerConfig) if field.name in config}
+    return make_optimizer(config["optimizer"], learning_rate=config["learning_rate"], **numbers)
 
 
 def _check_hashes(header: Header, checkpoint: Path, lora_path: Path | None) -> None:
