@@ -2,7 +2,8 @@
 
     python scripts/rooms.py [FOLDER]        default: sglang_mezo_plugin
 
-A room is a folder of the package; the modules in its root are the room `commands`, but for `errors`. Prints
+A room is a folder of the package; the modules in its root are the room `commands`, but for `errors` and
+`bounds`. Prints
 the rooms from low to high, or a line for each fault, and then the exit code is 1:
 
 - modules import each other in a circle, if only inside of functions
@@ -35,6 +36,7 @@ LEVELS = (
     ("commands",),
 )
 BESIDE = {("tasks", "rewards")}  # within a level: a task's metric may be what a reward checks
+LOWEST = ((), ("errors",), ("bounds",))  # what all rooms may import, though it lies in the root
 IMPORT_SGLANG = ("engine", "serving", "plugin.py")
 MOST_IN_ROOT = 10
 
@@ -57,7 +59,7 @@ def read(package: Path) -> dict[str, Module]:
         is_folder = file.name == "__init__.py"
         parts = (file.parent if is_folder else file.with_suffix("")).relative_to(package.parent).parts
         in_room = is_folder or len(parts) > 2
-        room = "errors" if parts[1:] in ((), ("errors",)) else parts[1] if in_room else "commands"
+        room = "errors" if parts[1:] in LOWEST else parts[1] if in_room else "commands"
         folder = parts if is_folder else parts[:-1]
         imports = tuple(imported_by(ast.parse(file.read_text()), folder))
         modules[".".join(parts)] = Module(file.relative_to(package.parent), room, imports)
