@@ -1,6 +1,22 @@
+"""What holds for all tests: how they are shared between processes, and the options of SGLang's backends."""
+
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+TESTS = Path(__file__).parent
+# Rooms whose files share what takes long to make: one process gets all of it.
+SHARED = ("commands",)
+
+# More than half of what it takes to import SGLang is compiling it: all processes of the tests share that.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(TESTS.parent / ".cache" / "bytecode"))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -9,6 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--attention-backend", help="default: torch_native without a GPU, SGLang's choice with one"
     )
     group.addoption("--lora-backend", help="default: this project's own")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let one process have all tests of a file, or of a room, in their order."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            path = item.path.relative_to(TESTS)
+            group = path.parts[0] if path.parts[0] in SHARED else str(path)
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
