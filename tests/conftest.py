@@ -1,11 +1,14 @@
 """What holds for all tests: how they are shared between processes, and the options of SGLang's backends."""
 
+import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fork_server import fork_server
 
 TESTS = Path(__file__).parent
 # Rooms whose files share what takes long to make: one process gets all of it.
@@ -35,6 +38,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             path = item.path.relative_to(TESTS)
             group = path.parts[0] if path.parts[0] in SHARED else str(path)
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session")
+def forking_servers() -> Iterator[None]:
+    """Servers of SGLang's that are started from now on import it once, see `forking/sitecustomize.py`."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(TESTS / "forking"), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session")
+def forked_ranks() -> Iterator[None]:
+    """Ranks that are started from now on are forked from a process that has SGLang, where there is no GPU."""
+    from torch import cuda
+
+    spawned = multiprocessing.get_context
+    with pytest.MonkeyPatch.context() as patch:
+        if not cuda.is_available():
+            forked = fork_server()
+            patch.setattr(
+                multiprocessing,
+                "get_context",
+                lambda method=None: forked if method == "spawn" else spawned(method),
+            )
+        yield
 
 
 @pytest.fixture(scope="session")
