@@ -38,4 +38,4 @@ prove: install
 	.venv/bin/python tests/upstream/prove.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .cache/bytecode build dist *.egg-info .pytest_cache .ruff_cache

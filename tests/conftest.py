@@ -12,7 +12,7 @@ from fork_server import fork_server
 
 TESTS = Path(__file__).parent
 # Rooms whose files share what takes long to make: one process gets all of it.
-SHARED = ("commands",)
+SHARED = ("client", "commands", "examples")
 
 # More than half of what it takes to import SGLang is compiling it: all processes of the tests share that.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
