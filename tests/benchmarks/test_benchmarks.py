@@ -199,7 +199,10 @@ def test_refused(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("through_folder", [False, True], ids=["tensors", "folder"])
+@pytest.mark.usefixtures("forking_servers")
+@pytest.mark.parametrize(
+    "through_folder", [False, pytest.param(True, marks=pytest.mark.long)], ids=["tensors", "folder"]
+)
 def test_adapters(through_folder: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "tiny-llama", *TINY, "--members", "3", "--prompts", "2", "--length", "4"]
     words += ["--tokens", "5", "--repeats", "2", "--log", str(tmp_path / "server.log")]

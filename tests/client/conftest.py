@@ -46,11 +46,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def launch(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RealServer]:
+def launch(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, forking_servers: None
+) -> Callable[..., RealServer]:
     folder = tmp_path_factory.mktemp("servers")
 
     def launch(name: str, *words: str) -> RealServer:
-        return RealServer(model, words, folder / f"{name}.log", folder / "compiled")
+        return RealServer(model, words, folder / f"{name}.log")
 
     return launch
 

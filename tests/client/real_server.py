@@ -16,17 +16,12 @@ from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words
 
 
 class RealServer(LaunchedServer):
-    """compiled: a folder in which the processes of all servers share what Python compiles."""
-
-    def __init__(self, model: Path, words: Sequence[str], log: Path, compiled: Path) -> None:
+    def __init__(self, model: Path, words: Sequence[str], log: Path) -> None:
         own = ["--model-path", str(model), "--dtype", "float32", "--log-level", "warning"]
         super().__init__([*own, *cpu_words(max_total_tokens=4096), *words], log, start_timeout=600)
-        self._compiled = compiled
 
     def start(self) -> None:
         with pytest.MonkeyPatch.context() as environment:
-            environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-            environment.setenv("PYTHONPYCACHEPREFIX", str(self._compiled))
             environment.setenv("OMP_NUM_THREADS", "1")  # more only wait for each other, on models this small
             super().start()
 

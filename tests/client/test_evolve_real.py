@@ -52,6 +52,7 @@ def words(real: RealServer, model: Path, tmp_path: Path) -> Callable[..., list[s
 SHORT = ("--population", "6", "--max-new-tokens", "8", "--max-train-examples", "2", "--steps", "4")
 
 
+@pytest.mark.long
 def test_a_known_optimum_is_found(words: Callable[..., list[str]], tmp_path: Path) -> None:
     """The share of one token in what theta writes, next to a run whose theta does not move."""
     evolve(words("run", "--mean"))

@@ -1,25 +1,18 @@
-"""Commands in child processes that have SGLang imported already: it takes half a minute without a GPU."""
+"""Commands in child processes that have SGLang imported already."""
 
 import gc
 import importlib
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
+from fork_server import PACKAGE, fork_server
 
-PACKAGE = "sglang_mezo_plugin"
-PRELOADED = [
-    *(f"{PACKAGE}.{name}" for name in ("engine.session", "train", "evaluate", "export", "noise.cpu.kernels")),
-    *("sglang.srt.models.registry", "torch.utils.tensorboard", "matplotlib.figure"),
-]
 TIMEOUT = 300.0
 
 
@@ -58,12 +51,7 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started = 0
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
-        with pytest.MonkeyPatch.context() as environment:
-            for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-                environment.setenv(name, "1")  # more only wait for each other, on models this small
-            forkserver.ensure_running()
+        self._context = fork_server()
 
     def start(self, function: Callable[..., Any], *args: Any) -> Child:
         self._started += 1

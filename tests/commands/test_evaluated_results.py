@@ -38,8 +38,11 @@ def evaluated(
     return evaluate
 
 
-@pytest.mark.parametrize("name", ["opt", "llama"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("opt", method) for method in METHODS]
+    + [pytest.param("llama", method, marks=pytest.mark.long) for method in METHODS],
+)
 def test_results_score_alike_in_the_run_and_elsewhere(
     name: str,
     method: str,

@@ -12,28 +12,31 @@ import pytest
 from children import Child, Commands, wait_for
 from whole_runs import METHODS, STEPS, Run, check_same_end, lines, rows, tree
 
-KILLS = 5  # of each kind of run
+# Of each kind of run; at other moments where there are more.
+SOME, MORE = 2, 3
 
 
+@pytest.mark.parametrize("count", [SOME, pytest.param(MORE, marks=pytest.mark.long)])
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_runs_end_with_the_same_bytes(
     method: str,
+    count: int,
     commands: Commands,
     training: list[Any],
     whole_run: Callable[..., Run],
     best_adapters: Callable[[str], set[bytes]],
     tmp_path: Path,
 ) -> None:
-    whole, draw, kills = whole_run(method), random.Random(method), 0
+    whole, draw, kills = whole_run(method), random.Random(f"{method} {count}"), 0
     best = best_adapters(method)
     words = [*training, *METHODS[method], "--steps", STEPS, "--resume", "--output-dir"]
-    while kills < KILLS:
+    while kills < count:
         folder = tmp_path / f"after-{kills}-kills"
         # As long as it takes: a kill may come too late, and then the run is over.
-        while kills < KILLS:
+        while kills < count:
             child = commands.start_command("train", [*words, folder])
             # The last kill is for the last evaluation and what is written after it.
-            first_line = lines(folder) if kills < KILLS - 1 else STEPS + 1
+            first_line = lines(folder) if kills < count - 1 else STEPS + 1
             wait_for_random_moment(draw, max(1, first_line), folder, child, whole)
             child.signal(signal.SIGKILL)
             outcome = child.wait()

@@ -25,7 +25,13 @@ CASES: dict[str, tuple[str, list[Any], float]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# The others are crossings of these.
+SOME = ("pairs", "signs of an adapter", "shards")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in SOME else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+)
 def test_a_run_on_ranks_is_the_run_on_one(
     case: str, commands: Commands, training: list[Any], tmp_path: Path
 ) -> None:
@@ -68,7 +74,7 @@ def test_a_rank_0_that_is_killed_takes_the_others_along(
     check_same_end(folder, whole)
 
 
-@pytest.mark.parametrize("layout", ["dp", "tp"])
+@pytest.mark.parametrize("layout", [pytest.param("dp", marks=pytest.mark.long), "tp"])
 def test_a_rank_that_is_killed_ends_the_run(
     layout: str, commands: Commands, training: list[Any], tmp_path: Path
 ) -> None:
@@ -103,7 +109,9 @@ def test_ranks_that_rank_0_has_started_end_with_it(
     assert not alive
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)], ids=str
+)
 def test_a_signal_to_all_ranks_stops_the_run_after_the_step(
     number: signal.Signals, commands: Commands, training: list[Any], tmp_path: Path
 ) -> None:

@@ -24,15 +24,8 @@ TOLERANCE = 1e-4
 START_SECONDS = 900
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Lets the processes of the servers share what they compile: each of them imports SGLang."""
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**own, "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("compiled"))}
-
-
 @contextmanager
-def served(run: Path, environment: dict[str, str], log: Path) -> Iterator[Callable[..., Any]]:
+def served(run: Path, log: Path, **environment: str) -> Iterator[Callable[..., Any]]:
     """Start the server of a run's summary; yields a function that sends it a request."""
     python, *words = shlex.split(json.loads((run / "summary.json").read_text())["serve"])
     assert python == "python"
@@ -41,7 +34,9 @@ def served(run: Path, environment: dict[str, str], log: Path) -> Iterator[Callab
     # Unless told so, SGLang takes most of the memory for keys and values.
     words += ["--port", str(port), "--max-total-tokens", "1024", "--log-level", "warning"]
     with log.open("wb") as output:
-        server = subprocess.Popen([sys.executable, *words], env=environment, stdout=output, stderr=output)
+        server = subprocess.Popen(
+            [sys.executable, *words], env=os.environ | environment, stdout=output, stderr=output
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not is_up(url):
@@ -86,17 +81,17 @@ def server_scores(
     return scores
 
 
-@pytest.mark.parametrize("name", ["opt", "llama"])
+@pytest.mark.usefixtures("forking_servers")
+@pytest.mark.parametrize("name", ["opt", pytest.param("llama", marks=pytest.mark.long)])
 def test_adapters_are_served_beside_the_base_model(
     name: str,
     whole_run: Callable[..., Run],
     models: Path,
     eval_file: Path,
-    environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
     run, base, asked = whole_run("lora", name), saved_model(name, models), rows(eval_file)
-    with served(run.folder, environment, tmp_path / "log") as post:
+    with served(run.folder, tmp_path / "log") as post:
         tuned, untuned = (server_scores(post, base, asked, adapter) for adapter in ("mezo", None))
     expected = option_scores(load(base, run.output), base, asked)
     np.testing.assert_allclose(tuned, expected, rtol=0, atol=TOLERANCE)
@@ -108,7 +103,6 @@ def test_models_are_served_by_the_release_as_it_is(
     whole_run: Callable[..., Run],
     opt: Path,
     eval_file: Path,
-    environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
     """Of what is trained here, that can serve on a CPU nothing but an OPT with relu.
@@ -117,7 +111,8 @@ def test_models_are_served_by_the_release_as_it_is(
     """
     run, asked = whole_run("full"), rows(eval_file)
     copy_release(tmp_path)
-    with served(run.folder, {**environment, "PYTHONPATH": str(tmp_path)}, tmp_path / "log") as post:
+    own = {"PYTHONPATH": str(tmp_path), "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}
+    with served(run.folder, tmp_path / "log", **own) as post:
         scores = server_scores(post, opt, asked, None)
     expected = option_scores(load(run.output), opt, asked)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=TOLERANCE)

@@ -18,6 +18,8 @@ from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.rewards.countdown import prompt_for
 from sglang_mezo_plugin.training.population import tensors_at
 
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("forking_servers")]
+
 COUNTDOWN = Path(__file__).resolve().parents[2] / "examples" / "countdown"
 MARGIN = 1e-3  # of two logits: far above what fp32 rounds, which depends on what else is in a batch
 TOKENS = 8
@@ -69,7 +71,7 @@ def test_members_of_smollm2_write_what_peft_does(smollm2_path: Path, tmp_path: P
     assert len(texts) > 3
 
 
-@pytest.mark.usefixtures("smollm2_path")
+@pytest.mark.usefixtures("smollm2_path")  # whose wheels it then finds
 def test_the_command_runs(tmp_path: Path) -> None:
     """The small plan, smaller: one generation of two members. It prepares model and problems itself."""
     words = ["--steps", "1", "--population", "2", "--max-new-tokens", "4", "--max-eval-examples", "1"]

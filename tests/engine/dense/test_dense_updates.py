@@ -12,8 +12,15 @@ from sglang_mezo_plugin.models.checkpoint import read_tensors
 from sglang_mezo_plugin.noise import Direction, Region, accumulate_
 
 STEPS, EPS, MOVE, DECAY = 200, 1e-3, 1e-4, 0.999
-CASES = [(name, "float32") for name in tiny_models.ARCHITECTURES] + [
-    (name, dtype) for name in ("opt", "llama", "gpt2") for dtype in ("float16", "bfloat16")
+# Each dtype with one model, each model with one dtype, and then the others.
+CASES = [
+    *(("opt", "float32"), ("opt", "float16"), ("opt", "bfloat16"), ("opt-post-norm", "float32")),
+    *(("llama", "bfloat16"), ("qwen2", "float32"), ("gpt2", "float16")),
+    *(
+        pytest.param(name, dtype, marks=pytest.mark.long)
+        for name, dtypes in {"llama": ("float32", "float16"), "gpt2": ("float32", "bfloat16")}.items()
+        for dtype in dtypes
+    ),
 ]
 
 

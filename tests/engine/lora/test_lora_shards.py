@@ -70,6 +70,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_score_as_one(tmp_path: Path, engine_args: dict[str, Any], atol: float) -> None:
     if torch.cuda.device_count() == 1:
         pytest.skip("needs two GPUs, or none")

@@ -43,7 +43,7 @@ class Walk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def walk(
-    tmp_path_factory: pytest.TempPathFactory, engine_args: dict[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, engine_args: dict[str, Any], forked_ranks: None
 ) -> Callable[[str, torch.dtype, Layout], Walk]:
     folder = tmp_path_factory.mktemp("ranks")
     checkpoint = Path(tiny_models.saved("llama", folder))
