@@ -46,6 +46,7 @@ def refused(source: str, message: str, task: Task = RECORDS, limit: int | None =
             ("a fine film It was", (" terrible", " great"), 1),
         ),
         (SST2, {"text": "dull", "label": 0, "idx": 9}, ("dull It was", (" terrible", " great"), 0)),
+        (SST2, {"text": "dull", "label": " 1 "}, ("dull It was", (" terrible", " great"), 1)),
     ],
 )
 def test_rows(tmp_path: Path, task: Task, row: Row, expected: tuple[str, tuple[str, ...], int]) -> None:
@@ -139,6 +140,9 @@ def test_refused_lines(tmp_path: Path, line: bytes, message: str) -> None:
         ({"sentence": "s", "label": -1}, '"label" must be an integer from 0 to 1, not -1'),
         ({"sentence": "s", "label": True}, '"label" must be an integer from 0 to 1, not True'),
         ({"sentence": "s"}, 'no "label" among the fields ("sentence")'),
+        ({"sentence": "s", "label": "2"}, '"label" must be an integer from 0 to 1, not 2'),
+        ({"sentence": "s", "label": "1.0"}, "\"label\" must be an integer from 0 to 1, not '1.0'"),
+        ({"sentence": "s", "label": "١"}, "\"label\" must be an integer from 0 to 1, not '١'"),
     ],
 )
 def test_refused_sentiment(tmp_path: Path, row: Row, message: str) -> None:
@@ -180,9 +184,7 @@ def test_other_formats(cache: Path) -> None:
         Record(f"{text} It was", (" terrible", " great"), label, f"{source} row {i}")
         for i, (text, label) in enumerate([("none", 1), ('a "b", c', 0), ("NA", 1)])
     ]
-    rows = [{"prompt": "p", "options": PAIR, "label": "yes"}, {"prompt": "q", "completion": "c"}]
-    source = write(cache, json.dumps(rows).encode(), "d.json")
-    expected = [Record("p", PAIR, 1, f"{source} row 0"), Record("q", ("c",), 0, f"{source} row 1")]
-    assert read_records(source, RECORDS, None) == expected
+    source = str(cache / "d.parquet")
+    datasets.Dataset.from_list([{"prompt": "p", "options": list(PAIR), "label": "yes"}]).to_parquet(source)
+    assert read_records(source, RECORDS, None) == [Record("p", PAIR, 1, f"{source} row 0")]
     refused(write(cache, b"nonsense", "d.parquet"), "d.parquet: `datasets` cannot load it (Parquet ")
-    refused(write(cache, b"[{", "e.json"), "e.json: `datasets` cannot load it (")
