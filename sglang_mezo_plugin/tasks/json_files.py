@@ -68,7 +68,8 @@ def _values(content: bytes, path: Path) -> Iterable[object]:
 def _elements(text: str, start: int, path: Path) -> Iterator[object]:
     """Yield the values of the array that begins at `start`: one at a time, so that a fault has a line."""
     position = _past_space(text, start + 1)
-    while not text.startswith("]", position):
+    more = not text.startswith("]", position)
+    while more:
         try:
             value, end = DECODER.raw_decode(text, position)
             end = _past_space(text, end)
@@ -78,7 +79,8 @@ def _elements(text: str, start: int, path: Path) -> Iterator[object]:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else _line(text, position)
             raise _fault(error, f"{path} line {line}", "write one whole array, [{...}, {...}]") from None
         yield value
-        position = end if text[end] == "]" else _past_space(text, end + 1)
+        more = text[end] == ","
+        position = _past_space(text, end + 1) if more else end
     position = _past_space(text, position + 1)
     if position < len(text):
         raise UserError(f"{path} line {_line(text, position)}: text after the array: put all rows into it")

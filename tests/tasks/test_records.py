@@ -142,18 +142,23 @@ def test_refused_lines(tmp_path: Path, line: bytes, message: str) -> None:
         ({"sentence": "s"}, 'no "label" among the fields ("sentence")'),
         ({"sentence": "s", "label": "2"}, '"label" must be an integer from 0 to 1, not 2'),
         ({"sentence": "s", "label": "1.0"}, "\"label\" must be an integer from 0 to 1, not '1.0'"),
-        ({"sentence": "s", "label": "١"}, "\"label\" must be an integer from 0 to 1, not '١'"),
     ],
 )
 def test_refused_sentiment(tmp_path: Path, row: Row, message: str) -> None:
     refused(write(tmp_path, json.dumps(row).encode()), f"d.jsonl line 1: {message}", SST2)
 
 
+def test_digits_of_other_scripts_are_no_label() -> None:
+    with pytest.raises(UserError, match='"label" must be an integer from 0 to 1'):
+        SST2({"sentence": "s", "label": "\N{ARABIC-INDIC DIGIT ONE}"}, "here")
+
+
 def test_refused_files(tmp_path: Path) -> None:
     refused(str(tmp_path / "none.jsonl"), "none.jsonl: no such file")
     refused(str(tmp_path / "data"), "data: no such file")
     refused("x/" * 5000, "x/: no such file")
-    refused("data/train.parquet", "data/train.parquet: no such file")
+    for name in ("data/train.parquet", "train.TSV", "train.jsonl.gz"):
+        refused(name, f"{name}: no such file")
     refused(str(tmp_path), "a folder: name a file in it")
     refused(write(tmp_path, b""), "d.jsonl: no records in it")
     refused(write(tmp_path, b"\xef\xbb\xbf\r\n\n"), "d.jsonl: no records in it")
