@@ -16,6 +16,7 @@ def generic(row: Row, where: str) -> Record:
     label: an index into the options, or the text of one of them. A field that is null counts as absent, as
     in data sets whose rows all have all columns. Fields with other names are ignored. UserError if not so.
     """
+    _check_kinds(row, where)
     if row.get("options") is None:
         if row.get("messages") is not None and row.get("completion") is None:
             record = _messages(row, where)
@@ -33,6 +34,19 @@ def generic(row: Row, where: str) -> Record:
         raise UserError(f'{where}: both "completion" and "options": remove one of them')
     options = _options(row["options"], where)
     return Record(prompt, options, _label(row, options, where), where)
+
+
+def _check_kinds(row: Row, where: str) -> None:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if is_chat(prompt) and row.get("options") is not None:
+        raise UserError(
+            f'{where}: "options" go with a prompt that is text, not with a chat: write it as text'
+        )
+    if None not in (prompt, completion) and is_chat(prompt) != is_chat(completion):
+        raise UserError(
+            f'{where}: of "prompt" and "completion" one is text and one a chat: write both as texts, or both '
+            "as lists of turns"
+        )
 
 
 def _messages(row: Row, where: str) -> Record:

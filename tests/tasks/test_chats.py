@@ -56,13 +56,19 @@ SHAPE = 'must be a list of {"role": system or user or assistant, "content": text
         ({"messages": [U, {"role": "assistant"}]}, 'a message\'s "content" must be text, not None'),
         ({"messages": [U, A], "label": 1}, '"label" goes with "options"'),
         ({"prompt": [U], "completion": [A], "label": True}, '"label" goes with "options"'),
-        ({"prompt": [U], "completion": "a"}, f"\"completion\" {SHAPE}, not 'a'"),
+        (
+            {"prompt": [U], "completion": "a"},
+            'of "prompt" and "completion" one is text and one a chat: write',
+        ),
         ({"prompt": [U]}, f'"completion" {SHAPE}, not None'),
         ({"prompt": [U], "completion": [U]}, '"completion" of a chat must be one turn, the assistant\'s'),
         ({"prompt": [U], "completion": [A, U]}, '"completion" of a chat must be one turn, the assistant\'s'),
         ({"prompt": [U, A], "completion": [A]}, '"prompt" ends with a turn of the assistant: move it to'),
-        ({"prompt": "p", "completion": [A]}, '"completion" must be text'),
-        ({"prompt": [U], "options": ["a", "b"], "label": 0}, '"prompt" must be text'),
+        (
+            {"prompt": "p", "completion": [A]},
+            'of "prompt" and "completion" one is text and one a chat: write',
+        ),
+        ({"prompt": [U], "options": ["a", "b"], "label": 0}, '"options" go with a prompt that is text, not'),
     ],
 )
 def test_refused(row: Row, message: str) -> None:

@@ -183,7 +183,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_other_formats(cache: Path) -> None:
-    """In CSV, pandas would take "none" and "NA" for missing."""
+    """In CSV, "none" and "NA" are text, and digits are a label where one is meant."""
     source = write(cache, b'sentence,label\nnone,1\n"a ""b"", c",0\nNA,1\n', "d.csv")
     assert read_records(source, SST2, 3) == [
         Record(f"{text} It was", (" terrible", " great"), label, f"{source} row {i}")
