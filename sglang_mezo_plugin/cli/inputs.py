@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from sglang_mezo_plugin.cli.options import EvaluateOptions, TrainOptions
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.models.checkpoint import context_length
+from sglang_mezo_plugin.models.limits import UNSAID_LENGTH, context_length, vocab_size
 from sglang_mezo_plugin.tasks.example import Example, Record
 from sglang_mezo_plugin.tasks.prompts import with_template
 from sglang_mezo_plugin.tasks.records import read_records
@@ -63,14 +63,25 @@ def load_tokenizer(options: Tasked, checkpoint: Path) -> Any:
 def load_examples(
     options: Tasked, records: Sequence[Record], tokenizer: Any, checkpoint: Path
 ) -> list[Example]:
-    length = context_length(checkpoint)
-    if options.context_length is not None:
-        if not 0 < options.context_length <= length:
+    length = _context_length(options.context_length, checkpoint)
+    return tokenize(
+        records, tokenizer, length, options.truncate_prompts, options.append_eos, vocab_size(checkpoint)
+    )
+
+
+def _context_length(asked: int | None, checkpoint: Path) -> int:
+    known = context_length(checkpoint)
+    if asked is None:
+        if known is None:
             raise UserError(
-                f"--context-length must be from 1 to the model's {length}, not {options.context_length}"
+                f"{checkpoint / 'config.json'} does not say how many positions the model knows: pass "
+                "--context-length"
             )
-        length = options.context_length
-    return tokenize(records, tokenizer, length, options.truncate_prompts, options.append_eos)
+        return known
+    if not 0 < asked <= (known or UNSAID_LENGTH):
+        limit = f"the model's {known}" if known else f"SGLang's {UNSAID_LENGTH} for a model that does not say"
+        raise UserError(f"--context-length must be from 1 to {limit}, not {asked}")
+    return asked
 
 
 def digest(examples: Sequence[Any]) -> str:

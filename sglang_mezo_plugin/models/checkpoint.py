@@ -47,19 +47,6 @@ def checkpoint_dtype(checkpoint: Path) -> torch.dtype:
     return getattr(torch, name)
 
 
-def context_length(checkpoint: Path) -> int:
-    """Return the number of positions that a model knows. UserError for a configuration that does not say."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(checkpoint)
-    length = getattr(config, "max_position_embeddings", None)
-    if length is None:
-        raise UserError(
-            f"{checkpoint / 'config.json'} does not say max_position_embeddings: pass --context-length"
-        )
-    return length
-
-
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with a checkpoint's weights; none for a folder with a configuration only.
 

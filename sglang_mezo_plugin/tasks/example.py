@@ -1,21 +1,25 @@
 """What a model is trained and scored on: a prompt, what may follow it, and which of that is right."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+Message = Mapping[str, str]
+"""A turn of a chat: {"role", "content"}."""
 
 
 @dataclass(frozen=True)
 class Record:
     """An example as text. A completion is the only option of its prompt, with label 0.
 
+    prompt: text to be continued, or the turns of a chat; then the option is the assistant's next turn.
     where: file and line, or row of a data set; for messages.
     """
 
-    prompt: str
+    prompt: str | tuple[Message, ...]
     options: tuple[str, ...]
     label: int
     where: str = ""

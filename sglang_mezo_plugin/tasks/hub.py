@@ -1,24 +1,10 @@
-"""Rows of what the `datasets` library reads: the Hugging Face Hub, and local files of other formats."""
+"""Rows of data sets of the Hugging Face Hub, by the `datasets` library."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.tasks.fields import Row
-
-FORMATS: dict[str, dict[str, Any]] = {
-    # By default the text "null" or "None" in a CSV file would be no text at all.
-    ".csv": {"path": "csv", "keep_default_na": False},
-    ".json": {"path": "json"},
-    ".parquet": {"path": "parquet"},
-}
-
-
-def file_rows(path: Path) -> Iterator[tuple[Row, str]]:
-    """Yield the rows of a file with a suffix of `FORMATS`, and the file and row, from 0, for messages."""
-    request = {**FORMATS[path.suffix], "data_files": str(path), "split": "train"}
-    return _numbered(_load(str(path), [request], "mend the file, or write a .jsonl file"), str(path))
 
 
 def hub_rows(source: str) -> Iterator[tuple[Row, str]]:
@@ -35,10 +21,10 @@ def hub_rows(source: str) -> Iterator[tuple[Row, str]]:
         readings.append((first, last))
     requests = [{"path": path, "name": config, "split": split or "train"} for path, config in readings]
     cure = "check its name, configuration and split, and the network"
-    return _numbered(_load(source, requests, cure), source)
+    return numbered(load(source, requests, cure), source)
 
 
-def _load(source: str, requests: list[dict[str, Any]], cure: str) -> Iterable[Row]:
+def load(source: str, requests: list[dict[str, Any]], cure: str) -> Iterable[Row]:
     """Return what the first request loads; a later one counts if those before were not found or reached."""
     import datasets  # slow, and needed for none of the .jsonl files
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -56,5 +42,5 @@ def _load(source: str, requests: list[dict[str, Any]], cure: str) -> Iterable[Ro
     raise UserError(f"{source}: `datasets` cannot load it ({reason}): {cure}")
 
 
-def _numbered(rows: Iterable[Row], source: str) -> Iterator[tuple[Row, str]]:
+def numbered(rows: Iterable[Row], source: str) -> Iterator[tuple[Row, str]]:
     return ((row, f"{source} row {number}") for number, row in enumerate(rows))

@@ -10,8 +10,8 @@ from typing import TypeVar
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.tasks.example import Record
 from sglang_mezo_plugin.tasks.fields import Row, Task
-from sglang_mezo_plugin.tasks.hub import FORMATS, file_rows, hub_rows
-from sglang_mezo_plugin.tasks.jsonl import jsonl_rows
+from sglang_mezo_plugin.tasks.files import file_rows, names_file
+from sglang_mezo_plugin.tasks.hub import hub_rows
 
 DATA_SET_NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}(:\S+)?")
 
@@ -27,8 +27,9 @@ def read_records(source: str, task: Task, limit: int | None) -> list[Record]:
 def read_rows(source: str, made_of: Callable[[Row, str], T], limit: int | None) -> list[T]:
     """Return what `made_of(row, where)` makes of a source's first `limit` rows, or of all of them for None.
 
-    source: a .csv, .json or .parquet file; any other file, read as JSONL; or, if no file has that name, a
-    Hugging Face data set, "name", "name:split" or "name/config:split". UserError for a source that is
+    source: a .csv, .tsv, .json, .jsonl or .parquet file, all but the last one also packed (.csv.gz); any
+    other file, read as JSONL; or, if no file has that name, a Hugging Face data set, "name", "name:split" or
+    "name/config:split". UserError for a source that is
     missing, unreadable or empty, for the first row that is refused, and for a limit below 1.
     """
     if limit is not None and limit < 1:
@@ -40,13 +41,12 @@ def read_rows(source: str, made_of: Callable[[Row, str], T], limit: int | None) 
 
 
 def _rows(source: str) -> Iterator[tuple[Row, str]]:
-    path = Path(source)
     # Unlike the methods of Path, these are just False for a folder that is closed or a name that is too long.
     if os.path.isdir(source):
         raise UserError(f"{source}: a folder: name a file in it")
     if os.path.exists(source):
-        return file_rows(path) if path.suffix in FORMATS else jsonl_rows(path)
-    if path.suffix in {".jsonl", *FORMATS} or not DATA_SET_NAME.fullmatch(source):
+        return file_rows(Path(source))
+    if names_file(source) or not DATA_SET_NAME.fullmatch(source):
         raise UserError(
             f'{source}: no such file, and no data set\'s name: check the path, or write "name/config:split"'
         )

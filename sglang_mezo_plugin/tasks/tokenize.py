@@ -1,24 +1,15 @@
 """From records to examples: token ids of prompts and options, checked against the engine's limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.tasks.chat_template import encode_chats
 from sglang_mezo_plugin.tasks.example import Example, Record
+from sglang_mezo_plugin.tasks.tokenizer import Tokenizer, encode
 
 CHUNK = 1024
 """Records encoded at once: enough to keep the tokenizer's threads busy, few enough to fit in memory."""
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
-
-    eos_token_id: int | None
-
-    def __call__(
-        self, text: list[str], *, add_special_tokens: bool, verbose: bool
-    ) -> Mapping[str, list[list[int]]]: ...
 
 
 def tokenize(
@@ -27,6 +18,7 @@ def tokenize(
     context_length: int,
     truncate: bool = False,
     append_eos: bool = False,
+    vocab_size: int | None = None,
 ) -> list[Example]:
     """Return the records as token ids, in their order.
 
@@ -38,9 +30,13 @@ def tokenize(
     context_length: the most tokens that a prompt and its longest option may have together.
     truncate: drop tokens at the start of too long a prompt, after its BOS.
     append_eos: end completions (the option of a record with only one) with the tokenizer's EOS.
+    vocab_size: ids that the model has embeddings for; None if that is not known.
+
+    A chat is what the tokenizer's template makes of it (`encode_chats`), so neither of the two is for chats.
 
     UserError, naming the record, for a prompt or an option without tokens, for options that have the same
-    tokens, and for what is too long; and if append_eos finds no EOS.
+    tokens, for a token that the model does not have, and for what is too long; and if append_eos finds no
+    EOS.
     """
     if append_eos and tokenizer.eos_token_id is None:
         raise UserError("--append-eos: this tokenizer has no EOS token: set one, or leave the option out")
@@ -48,19 +44,19 @@ def tokenize(
     examples = []
     for start in range(0, len(records), CHUNK):
         chunk = records[start : start + CHUNK]
-        for record, example in zip(chunk, _encode_records(chunk, tokenizer, after), strict=True):
+        texts = iter(_encode_texts([r for r in chunk if isinstance(r.prompt, str)], tokenizer, after))
+        chats = iter(encode_chats([r for r in chunk if not isinstance(r.prompt, str)], tokenizer))
+        for record in chunk:
+            example = next(texts if isinstance(record.prompt, str) else chats)
             _check_tokens(record, example)
             if append_eos and len(example.options) == 1:
-                example = replace(example, options=((*example.options[0], tokenizer.eos_token_id),))
+                example = _with_eos(record, example, tokenizer)
+            if vocab_size is not None:
+                _check_vocabulary(record, example, tokenizer, vocab_size)
             if example.length > context_length:
                 example = _shortened(record, example, context_length, before, truncate)
             examples.append(example)
     return examples
-
-
-def _encode(tokenizer: Tokenizer, texts: list[str], special: bool) -> list[list[int]]:
-    # transformers refuses an empty list. verbose: no warning about lengths, which are checked here.
-    return tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"] if texts else []
 
 
 def _special_tokens(tokenizer: Tokenizer) -> tuple[int, int]:
@@ -68,15 +64,15 @@ def _special_tokens(tokenizer: Tokenizer) -> tuple[int, int]:
 
     Told from a text encoded with and without them, not from their ids: a prompt may end in a literal "</s>".
     """
-    (bare,), (whole,) = (_encode(tokenizer, ["a"], special) for special in (False, True))
+    (bare,), (whole,) = (encode(tokenizer, ["a"], special) for special in (False, True))
     before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
     return before, len(whole) - before - len(bare)
 
 
-def _encode_records(records: Sequence[Record], tokenizer: Tokenizer, after: int) -> list[Example]:
+def _encode_texts(records: Sequence[Record], tokenizer: Tokenizer, after: int) -> list[Example]:
     """Return the records' ids without the `after` special tokens at the end, unchecked."""
     texts = [text for r in records for text in (r.prompt, *(r.prompt + option for option in r.options))]
-    encoded = iter([ids[: len(ids) - after] for ids in _encode(tokenizer, texts, special=True)])
+    encoded = iter([ids[: len(ids) - after] for ids in encode(tokenizer, texts, special=True)])
     pairs = []
     for record in records:
         prompt = next(encoded)
@@ -87,7 +83,7 @@ def _encode_records(records: Sequence[Record], tokenizer: Tokenizer, after: int)
         for text, rest in zip(record.options, rests, strict=True)
         if rest is None
     ]
-    alone = iter(_encode(tokenizer, merged, special=False))
+    alone = iter(encode(tokenizer, merged, special=False))
     return [
         Example(
             tuple(prompt),
@@ -119,13 +115,35 @@ def _check_tokens(record: Record, example: Example) -> None:
             )
 
 
+def _with_eos(record: Record, example: Example, tokenizer: Tokenizer) -> Example:
+    if not isinstance(record.prompt, str):
+        raise UserError(
+            f"{record.where}: a chat, which ends as its template ends a turn: leave --append-eos out"
+        )
+    return replace(example, options=((*example.options[0], tokenizer.eos_token_id),))
+
+
+def _check_vocabulary(record: Record, example: Example, tokenizer: Tokenizer, vocab_size: int) -> None:
+    # The engine would read beyond its embeddings: an IndexError on the CPU, the end of the device's context
+    # on a GPU.
+    largest = max(max(example.prompt), *map(max, example.options))
+    if largest >= vocab_size:
+        raise UserError(
+            f"{record.where}: token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the "
+            f"model's vocabulary of {vocab_size}: pass --tokenizer-path with the model's own tokenizer, or "
+            "resize the model's embeddings to the tokenizer"
+        )
+
+
 def _shortened(record: Record, example: Example, context_length: int, before: int, truncate: bool) -> Example:
     """Keep the prompt's first `before` tokens, and as many of its last ones as the longest option permits."""
     longest = example.length - len(example.prompt)
-    if not truncate:
+    plain = isinstance(record.prompt, str)  # a chat without its beginning is none that the template makes
+    if not truncate or not plain:
+        cure = "shorten the record, or pass --truncate-prompts" if plain else "shorten or drop this chat"
         raise UserError(
             f"{record.where}: {len(example.prompt)} tokens of prompt and {longest} of the longest option "
-            f"exceed the context of {context_length}: shorten the record, or pass --truncate-prompts"
+            f"exceed the context of {context_length}: {cure}"
         )
     kept = context_length - longest - before
     if kept < 1:

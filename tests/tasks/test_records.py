@@ -46,6 +46,7 @@ def refused(source: str, message: str, task: Task = RECORDS, limit: int | None =
             ("a fine film It was", (" terrible", " great"), 1),
         ),
         (SST2, {"text": "dull", "label": 0, "idx": 9}, ("dull It was", (" terrible", " great"), 0)),
+        (SST2, {"text": "dull", "label": " 1 "}, ("dull It was", (" terrible", " great"), 1)),
     ],
 )
 def test_rows(tmp_path: Path, task: Task, row: Row, expected: tuple[str, tuple[str, ...], int]) -> None:
@@ -139,17 +140,25 @@ def test_refused_lines(tmp_path: Path, line: bytes, message: str) -> None:
         ({"sentence": "s", "label": -1}, '"label" must be an integer from 0 to 1, not -1'),
         ({"sentence": "s", "label": True}, '"label" must be an integer from 0 to 1, not True'),
         ({"sentence": "s"}, 'no "label" among the fields ("sentence")'),
+        ({"sentence": "s", "label": "2"}, '"label" must be an integer from 0 to 1, not 2'),
+        ({"sentence": "s", "label": "1.0"}, "\"label\" must be an integer from 0 to 1, not '1.0'"),
     ],
 )
 def test_refused_sentiment(tmp_path: Path, row: Row, message: str) -> None:
     refused(write(tmp_path, json.dumps(row).encode()), f"d.jsonl line 1: {message}", SST2)
 
 
+def test_digits_of_other_scripts_are_no_label() -> None:
+    with pytest.raises(UserError, match='"label" must be an integer from 0 to 1'):
+        SST2({"sentence": "s", "label": "\N{ARABIC-INDIC DIGIT ONE}"}, "here")
+
+
 def test_refused_files(tmp_path: Path) -> None:
     refused(str(tmp_path / "none.jsonl"), "none.jsonl: no such file")
     refused(str(tmp_path / "data"), "data: no such file")
     refused("x/" * 5000, "x/: no such file")
-    refused("data/train.parquet", "data/train.parquet: no such file")
+    for name in ("data/train.parquet", "train.TSV", "train.jsonl.gz"):
+        refused(name, f"{name}: no such file")
     refused(str(tmp_path), "a folder: name a file in it")
     refused(write(tmp_path, b""), "d.jsonl: no records in it")
     refused(write(tmp_path, b"\xef\xbb\xbf\r\n\n"), "d.jsonl: no records in it")
@@ -174,15 +183,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_other_formats(cache: Path) -> None:
-    """In CSV, pandas would take "none" and "NA" for missing."""
+    """In CSV, "none" and "NA" are text, and digits are a label where one is meant."""
     source = write(cache, b'sentence,label\nnone,1\n"a ""b"", c",0\nNA,1\n', "d.csv")
     assert read_records(source, SST2, 3) == [
         Record(f"{text} It was", (" terrible", " great"), label, f"{source} row {i}")
         for i, (text, label) in enumerate([("none", 1), ('a "b", c', 0), ("NA", 1)])
     ]
-    rows = [{"prompt": "p", "options": PAIR, "label": "yes"}, {"prompt": "q", "completion": "c"}]
-    source = write(cache, json.dumps(rows).encode(), "d.json")
-    expected = [Record("p", PAIR, 1, f"{source} row 0"), Record("q", ("c",), 0, f"{source} row 1")]
-    assert read_records(source, RECORDS, None) == expected
+    source = str(cache / "d.parquet")
+    datasets.Dataset.from_list([{"prompt": "p", "options": list(PAIR), "label": "yes"}]).to_parquet(source)
+    assert read_records(source, RECORDS, None) == [Record("p", PAIR, 1, f"{source} row 0")]
     refused(write(cache, b"nonsense", "d.parquet"), "d.parquet: `datasets` cannot load it (Parquet ")
-    refused(write(cache, b"[{", "e.json"), "e.json: `datasets` cannot load it (")

@@ -126,6 +126,31 @@ def test_refused(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("bad", [record("pit", "a"), record("p", "a", "it"), record("p", "a", "b", "it")])
+def test_tokens_that_the_model_does_not_have(make_tokenizer: MakeTokenizer, bad: Record) -> None:
+    """A tokenizer with added tokens, for one, whose model was not resized."""
+    tokenizer = make_tokenizer(BOS)
+    (token,) = ids(tokenizer, "it")
+    assert tokenize([bad], tokenizer, 9, vocab_size=token + 1) == tokenize([bad], tokenizer, 9)
+    message = (
+        f"{WHERE}: token {token} ('it') is beyond the model's vocabulary of {token}: pass --tokenizer-path "
+        "with the model's own tokenizer, or resize the model's embeddings to the tokenizer"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        tokenize([record("p", "a"), bad], tokenizer, 9, vocab_size=token)
+
+
+def test_an_eos_that_the_model_does_not_have(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(BARE)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    size = tokenizer.eos_token_id
+    assert tokenize([record("p", "a")], tokenizer, 9, vocab_size=size)
+    with pytest.raises(
+        UserError, match=re.escape(f"token {size} ('<end>') is beyond the model's vocabulary")
+    ):
+        tokenize([record("p", "a")], tokenizer, 9, append_eos=True, vocab_size=size)
+
+
 def test_no_eos_to_append(make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(UserError, match="--append-eos: this tokenizer has no EOS token"):
         tokenize([record("p", "a")], make_tokenizer(BARE, eos=False), 5, append_eos=True)
