@@ -120,6 +120,7 @@ def train(words: Sequence[str]) -> RunResult:
             eval_examples=eval_examples,
             batch_size=args.batch_size,
             num_pairs=args.num_pairs,
+            distribution=config.distribution,
             device=args.device,
             dtype=dtype,
             server_args=server_args,
@@ -200,7 +201,7 @@ def read_data(args: argparse.Namespace, checkpoint: Path) -> tuple[list[Example]
 
 def make_adapter(args: argparse.Namespace, checkpoint: Path) -> Adapter:
     if args.lora_path:
-        return Adapter.load(Path(args.lora_path), checkpoint)
+        return Adapter.load(Path(args.lora_path), checkpoint, args.distribution)
     return Adapter.fresh(
         checkpoint,
         args.seed,
@@ -208,6 +209,7 @@ def make_adapter(args: argparse.Namespace, checkpoint: Path) -> Adapter:
         args.lora_alpha,
         args.lora_target_modules,
         args.lora_layers_to_transform,
+        args.distribution,
     )
 
 

@@ -14,8 +14,9 @@ from sglang_mezo_plugin.training.schedules import Schedule
 class TrainerConfig:
     """What the loop needs to know; each name is an option. UserError for a number out of range.
 
-    projected_grad_clip: bound on each |projected gradient|; None: none. eval_steps: evaluate after so many
-    steps; 0: only at the start and the end.
+    distribution: of the directions, for whoever makes the carrier. projected_grad_clip: bound on each
+    |projected gradient|; None: none. eval_steps: evaluate after so many steps; 0: only at the start and the
+    end.
     """
 
     steps: int
@@ -42,7 +43,7 @@ class TrainerConfig:
         self._check("warmup_steps", 0 <= self.warmup_steps <= self.steps, "at least 0 and at most --steps")
         self._check("eval_steps", self.eval_steps >= 0, "at least 0")
         spsa.projected_grad(0.0, 0.0, self.eps)
-        spsa.directions(self.seed, self.steps, self.num_pairs, self.distribution)
+        spsa.direction_seeds(self.seed, self.steps, self.num_pairs)
 
     def _check(self, name: str, fine: bool, must_be: str) -> None:
         if not fine:
