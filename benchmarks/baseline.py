@@ -16,7 +16,7 @@ from models import Model
 from timing import Run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sglang_mezo_plugin.noise import Region, UpdatePlan
+from sglang_mezo_plugin.noise import Region, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
 from sglang_mezo_plugin.training.spsa import projected_grad
@@ -47,7 +47,12 @@ def by_plan(parameters: Mapping[str, torch.Tensor]) -> Move:
     """With this project's noise: one launch for all parameters, which never writes z to memory."""
     parts = [(tensor, Region.whole(name, tensor.shape), True) for name, tensor in parameters.items()]
     plan = UpdatePlan(parts, "gaussian")
-    return lambda seed, coefficient: plan.accumulate_([(seed, coefficient)], rounding_seed=seed)
+    device = next(iter(parameters.values())).device
+
+    def move(seed: int, coefficient: float) -> None:
+        plan.accumulate_(StepNumbers.moving(device, [(seed, coefficient)], rounding_seed=seed))
+
+    return move
 
 
 MOVES: dict[str, Callable[[Mapping[str, torch.Tensor]], Move]] = {

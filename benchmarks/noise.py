@@ -24,6 +24,7 @@ from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_librarie
 from sglang_mezo_plugin.noise import (
     PairPlan,
     Region,
+    StepNumbers,
 )
 
 COLUMNS = {"dtype": -9, "operation": -30, "ms": 10, "GB/s": 9, "normals/s": 10, "x copy": 7}
@@ -94,11 +95,13 @@ def operations(elements: int, dtype: torch.dtype, device: str) -> Iterator[Opera
     region = Region.whole("weight", weight.shape)
     yield "copy", lambda: out.copy_(weight), 2, False
     yield "torch.normal", lambda: torch.normal(0.0, 1.0, weight.shape, out=out), 1, True
+    numbers = StepNumbers(device)
+    numbers.set(1, 1e-3, MOVES, rounding_seed=1)
     for name in ("gaussian", "rademacher"):
         plan = PairPlan([(out, minus, weight, region)], name)
-        yield f"write {name}", partial(plan.write, 1, 1e-3), 3, True
-        yield f"accumulate_ {name}", partial(plan.accumulate_, MOVES, rounding_seed=1), 2, True
-        yield f"move_and_write {name}", partial(plan.move_and_write, 1, 1e-3, MOVES, 1), 4, True
+        yield f"write {name}", partial(plan.write, numbers), 3, True
+        yield f"accumulate_ {name}", partial(plan.accumulate_, numbers), 2, True
+        yield f"move_and_write {name}", partial(plan.move_and_write, numbers), 4, True
 
 
 def count(text: str) -> int:

@@ -22,7 +22,7 @@ from sglang_mezo_plugin.errors import UserError, one_line_errors
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import find_checkpoint, read_tensors, tensor_shapes
 from sglang_mezo_plugin.models.writing import write_checkpoint
-from sglang_mezo_plugin.noise import Distribution, Moves, Region, UpdatePlan
+from sglang_mezo_plugin.noise import Distribution, Moves, Region, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.runs.header import file_hashes, hashed_files
 from sglang_mezo_plugin.runs.journal import Header, StepRecord, read_journal
 from sglang_mezo_plugin.training.optimizers import Optimizer, make_optimizer
@@ -78,7 +78,7 @@ class _TensorCarrier:
         self._plan = UpdatePlan([(matrix, region, tensor.dim() > 1)], distribution)
 
     def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
-        self._plan.accumulate_(moves, rounding_seed, decay)
+        self._plan.accumulate_(StepNumbers.moving("cpu", moves, rounding_seed, decay))
 
 
 def _export_adapter(

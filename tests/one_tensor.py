@@ -2,7 +2,7 @@
 
 import torch
 
-from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region, UpdatePlan
+from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region, StepNumbers, UpdatePlan
 
 
 def perturb_pair_into(
@@ -15,7 +15,9 @@ def perturb_pair_into(
     distribution: Distribution = "gaussian",
 ) -> None:
     """Set plus to weight + eps * z and minus to weight - eps * z."""
-    PairPlan([(plus, minus, weight, region)], distribution).write(seed, eps)
+    numbers = StepNumbers(weight.device, room=0)
+    numbers.set(seed, eps)
+    PairPlan([(plus, minus, weight, region)], distribution).write(numbers)
 
 
 def perturb_into(
@@ -41,9 +43,10 @@ def accumulate_(
     weight: torch.Tensor,
     moves: Moves,
     region: Region,
-    rounding_seed: int | None = None,
+    rounding_seed: int = 0,
     decay: float = 1.0,
     distribution: Distribution = "gaussian",
 ) -> None:
     """Set weight to decay * weight + sum(c * z for (seed of z, c) in moves)."""
-    UpdatePlan([(weight, region, True)], distribution).accumulate_(moves, rounding_seed, decay)
+    numbers = StepNumbers.moving(weight.device, moves, rounding_seed, decay)
+    UpdatePlan([(weight, region, True)], distribution).accumulate_(numbers)

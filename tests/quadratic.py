@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from one_tensor import direction_into
 
-from sglang_mezo_plugin.noise import Distribution, Moves, Region, UpdatePlan
+from sglang_mezo_plugin.noise import Distribution, Moves, Region, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -39,7 +39,9 @@ class Quadratic:
 
     def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
         parts = [(tensor, self.regions[name], tensor.dim() > 1) for name, tensor in self.theta.items()]
-        UpdatePlan(parts, self.distribution).accumulate_(moves, decay=decay)
+        UpdatePlan(parts, self.distribution).accumulate_(
+            StepNumbers.moving("cpu", moves, rounding_seed, decay)
+        )
 
     def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:
         return {name: (tensor, self.regions[name]) for name, tensor in self.theta.items()}

@@ -27,6 +27,7 @@ from sglang_mezo_plugin.noise import (
     Distribution,
     Moves,
     Region,
+    StepNumbers,
     UpdatePlan,
     check_parameter_ids,
     parameter_id,
@@ -144,7 +145,8 @@ class Adapter:
         if self._update is None:
             parts = [(*parameter, True) for parameter in self.parameters().values()]
             self._update = UpdatePlan(parts, self.distribution)
-        self._update.accumulate_(moves, rounding_seed, decay)
+        device = next(iter(self.tensors.values())).device
+        self._update.accumulate_(StepNumbers.moving(device, moves, rounding_seed, decay))
 
     def written(self) -> None:
         """Nothing to do: whoever uses the parameters reads them when needed."""

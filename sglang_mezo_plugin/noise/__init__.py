@@ -7,16 +7,19 @@ constant in a run, and a property of what draws them.
     parameter_id          a parameter's number in the noise; check_parameter_ids: no two may be the same
     Distribution, Moves   the two names; (seed, coefficient) of each direction that weights move along
 
+    StepNumbers           a step's numbers in a device's memory: a seed and eps to probe at, moves, decay.
+                          All that follows reads them there when it runs, again if a CUDA graph does it
     UpdatePlan            weights that move together:  W = decay * W + sum of coefficient * z
     PairPlan              the same, and where W + eps z and W - eps z of each are to be written
     gather_pair_into      an embedding: only the rows of W + eps z and W - eps z that are looked up
-    StepNumbers           seed, eps and moves in a device's memory, where PairPlan.write_from,
-                          move_and_write_from and gather_pair_from read them: for CUDA graphs
 
     plan = PairPlan([(plus, minus, weight, Region.whole("model.decoder.layers.0.fc1.weight", weight.shape))],
-                    "gaussian")                                        # once
-    plan.write(seed, eps)                                              # once for each pair of a step
-    plan.accumulate_([(seed, -lr * projected_grad)], rounding_seed)    # once a step
+                    "gaussian")                                                          # once
+    numbers = StepNumbers(weight.device)                                                 # once
+    numbers.set(seed, eps)                                                               # each pair
+    plan.write(numbers)
+    numbers.set(seed, eps, [(last_seed, -lr * projected_grad)], rounding_seed=last_seed)  # each step
+    plan.move_and_write(numbers)
 
 Tensors are fp32, fp16 or bf16, 1-D or 2-D, of any strides, on a CPU or a CUDA device, and have just the shape
 of their region, gathered rows apart: rows that only pad are left out by passing `weight[:rows]`. Arithmetic
@@ -29,7 +32,7 @@ coefficients that are not finite in fp32, other dtypes, tensors on different dev
 shape than the tensor.
 """
 
-from sglang_mezo_plugin.noise.gather import gather_pair_from, gather_pair_into
+from sglang_mezo_plugin.noise.gather import gather_pair_into
 from sglang_mezo_plugin.noise.plans import PairPlan, UpdatePlan
 from sglang_mezo_plugin.noise.region import Region, check_parameter_ids, parameter_id
 from sglang_mezo_plugin.noise.step_numbers import StepNumbers
@@ -43,7 +46,6 @@ __all__ = [
     "StepNumbers",
     "UpdatePlan",
     "check_parameter_ids",
-    "gather_pair_from",
     "gather_pair_into",
     "parameter_id",
 ]

@@ -8,7 +8,7 @@ import torch
 def backend_of(tensor: torch.Tensor) -> ModuleType:
     """Return the package for a tensor's device, imported when needed: numba and Triton load slowly.
 
-    It has `MultiTensor`, for plans, and `gather_pair` and `gather_pair_from`.
+    It has `MultiTensor`, for plans, and `gather_pair`.
     """
     if tensor.is_cuda:
         from sglang_mezo_plugin.noise import cuda as backend

@@ -6,7 +6,7 @@ from sglang_mezo_plugin.noise import backends
 from sglang_mezo_plugin.noise.checks import check_apart, check_gather, check_same_device
 from sglang_mezo_plugin.noise.region import Region
 from sglang_mezo_plugin.noise.step_numbers import StepNumbers
-from sglang_mezo_plugin.noise.values import Distribution, check_distribution, check_probe
+from sglang_mezo_plugin.noise.values import Distribution, check_distribution
 
 
 def gather_pair_into(
@@ -16,8 +16,7 @@ def gather_pair_into(
     rows: torch.Tensor,
     region: Region,
     distribution: Distribution,
-    seed: int,
-    eps: float,
+    numbers: StepNumbers,
 ) -> None:
     """Set out_plus to (weight + eps * z)[rows] and out_minus to (weight - eps * z)[rows].
 
@@ -27,43 +26,12 @@ def gather_pair_into(
     weight: [R, C], unchanged. rows: int32 or int64 [n], of any stride, on weight's device, each in [0, R),
     repeated or not. ValueError if one is outside, for CPU tensors; on a GPU the caller answers for that,
     since to look would be to wait. out_plus, out_minus: [n, C], may have other dtypes; the three tensors
-    must not overlap. eps: finite.
+    must not overlap. numbers: the seed of z, and eps, on weight's device.
     """
-    _check(out_plus, out_minus, weight, rows, region, distribution)
-    check_probe(seed, eps)
-    if out_plus.numel():
-        gather_pair = backends.backend_of(weight).gather_pair
-        gather_pair(out_plus, out_minus, weight, rows, region, distribution, seed, eps)
-
-
-def gather_pair_from(
-    numbers: StepNumbers,
-    out_plus: torch.Tensor,
-    out_minus: torch.Tensor,
-    weight: torch.Tensor,
-    rows: torch.Tensor,
-    region: Region,
-    distribution: Distribution,
-) -> None:
-    """Do as `gather_pair_into`, with the seed and eps that are in memory when the launch runs.
-
-    The same bits and the same conditions, the numbers' device among them.
-    """
-    _check(out_plus, out_minus, weight, rows, region, distribution)
-    check_same_device(numbers=numbers.words, weight=weight)
-    if out_plus.numel():
-        gather_pair = backends.backend_of(weight).gather_pair_from
-        gather_pair(numbers, out_plus, out_minus, weight, rows, region, distribution)
-
-
-def _check(
-    out_plus: torch.Tensor,
-    out_minus: torch.Tensor,
-    weight: torch.Tensor,
-    rows: torch.Tensor,
-    region: Region,
-    distribution: Distribution,
-) -> None:
     check_distribution(distribution)
     check_gather(rows, weight, region, out_plus=out_plus, out_minus=out_minus)
     check_apart(out_plus=out_plus, out_minus=out_minus, weight=weight)
+    check_same_device(numbers=numbers.words, weight=weight)
+    if out_plus.numel():
+        gather_pair = backends.backend_of(weight).gather_pair
+        gather_pair(out_plus, out_minus, weight, rows, region, distribution, numbers)

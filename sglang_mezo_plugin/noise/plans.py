@@ -8,15 +8,7 @@ from sglang_mezo_plugin.noise import backends
 from sglang_mezo_plugin.noise.checks import check_apart, check_same_device, planes_of
 from sglang_mezo_plugin.noise.region import Region
 from sglang_mezo_plugin.noise.step_numbers import StepNumbers
-from sglang_mezo_plugin.noise.values import (
-    Distribution,
-    Moves,
-    check_decay,
-    check_distribution,
-    check_moves,
-    check_probe,
-    check_rounding,
-)
+from sglang_mezo_plugin.noise.values import Distribution, check_distribution
 
 
 class UpdatePlan:
@@ -24,6 +16,8 @@ class UpdatePlan:
 
     parts: each weight, [rows, cols] or [cols], its region, and whether decay applies to it. All weights have
     one dtype and are on one device. A plan works on their memory from now on. distribution: of the noise.
+
+    Its methods raise ValueError for numbers on another device.
     """
 
     def __init__(
@@ -54,7 +48,7 @@ class UpdatePlan:
             backend = backends.backend_of(self._entries[0][0][0])
             self._tensors = backend.MultiTensor(self._entries, distribution)
 
-    def accumulate_(self, moves: Moves, rounding_seed: int | None = None, decay: float = 1.0) -> None:
+    def accumulate_(self, numbers: StepNumbers) -> None:
         """Set each weight to decay * weight + sum(c * z for (seed of z, c) in moves), in one pass, in place.
 
         decay * weight is formed in fp32, with a decay of 1 where none applies; then each move is added in
@@ -62,22 +56,19 @@ class UpdatePlan:
 
         An fp32 weight takes the result as it is. An fp16 or bf16 weight takes one of its two neighbours, at
         random so that the expectation is the result: an update below half a unit in the last place, which
-        rounding to nearest would lose, counts on average. The random words are those of `rounding_seed`
-        (0 <= rounding_seed < 2**64), in a stream of their own: the seed of a direction will do. Give each
-        step another one. A finite result beyond the dtype's largest value becomes that value; infinities and
-        NaN stay.
+        rounding to nearest would lose, counts on average. The random words are those of the rounding seed,
+        in a stream of their own: the seed of a direction will do. Give each step another one. A finite
+        result beyond the dtype's largest value becomes that value; infinities and NaN stay.
 
         decay: factor on the weight, in [0, 1]; for weight decay, 1 - lr * lambda.
         """
-        self._check_update(moves, rounding_seed, decay)
-        if self._tensors is not None:
-            self._tensors.run(None, 0.0, moves, rounding_seed or 0, decay)
+        self._run(numbers, moves=True, writes=False)
 
-    def _check_update(self, moves: Moves, rounding_seed: int | None, decay: float) -> None:
-        check_decay(decay)
-        check_moves(moves)
+    def _run(self, numbers: StepNumbers, moves: bool, writes: bool) -> None:
         for weight in self._weights[:1]:
-            check_rounding(weight.dtype, rounding_seed)
+            check_same_device(numbers=numbers.words, weights=weight)
+        if self._tensors is not None:
+            self._tensors.run(numbers, moves, writes)
 
 
 class PairPlan(UpdatePlan):
@@ -103,38 +94,10 @@ class PairPlan(UpdatePlan):
             distribution,
         )
 
-    def write(self, seed: int, eps: float) -> None:
-        """Write all pairs: a fused multiply-add in fp32, rounded to nearest; z is evaluated once for both.
+    def write(self, numbers: StepNumbers) -> None:
+        """Write all pairs: a fused multiply-add in fp32, rounded to nearest; z is evaluated once for both."""
+        self._run(numbers, moves=False, writes=True)
 
-        eps: finite; it has the weights' unit, since z has none.
-        """
-        check_probe(seed, eps)
-        if self._tensors is not None:
-            self._tensors.run(seed, eps, None, 0, 1.0)
-
-    def move_and_write(
-        self, seed: int, eps: float, moves: Moves, rounding_seed: int | None, decay: float = 1.0
-    ) -> None:
+    def move_and_write(self, numbers: StepNumbers) -> None:
         """Move all weights, then write their pairs: the bits of `accumulate_` and `write`, in one pass."""
-        check_probe(seed, eps)
-        self._check_update(moves, rounding_seed, decay)
-        if self._tensors is not None:
-            self._tensors.run(seed, eps, moves, rounding_seed or 0, decay)
-
-    def write_from(self, numbers: StepNumbers) -> None:
-        """Do as `write`, with the seed and eps that are in memory when the launch runs.
-
-        The same bits; no number is the host's, so that a graph may launch it again. ValueError for numbers
-        on another device.
-        """
-        self._run_from(numbers, moves=False)
-
-    def move_and_write_from(self, numbers: StepNumbers) -> None:
-        """Do as `move_and_write`, by the numbers in memory alone: see `write_from`."""
-        self._run_from(numbers, moves=True)
-
-    def _run_from(self, numbers: StepNumbers, moves: bool) -> None:
-        for weight in self._weights[:1]:
-            check_same_device(numbers=numbers.words, weights=weight)
-        if self._tensors is not None:
-            self._tensors.run_from(numbers, moves)
+        self._run(numbers, moves=True, writes=True)

@@ -1,4 +1,4 @@
-"""The numbers of a step in a device's memory: kernels that a graph launches again cannot be given others."""
+"""The numbers of a step in a device's memory, where kernels read them: also when a graph runs them again."""
 
 import numpy as np
 import torch
@@ -15,13 +15,21 @@ class StepNumbers:
     """Where weights are probed, and how they move before that.
 
     device: of the weights. room: moves that there is place for. words: int32 [8 + 3 * room] on the device;
-    always the same memory.
+    always the same memory. At first the seed and eps are 0, and weights stay as they are.
     """
 
     def __init__(self, device: torch.device | str, room: int = ROOM) -> None:
         self.room = room
-        self.words = torch.empty(MOVES + MOVE_WORDS * room, dtype=torch.int32, device=device)
-        self.set(0, 0.0)
+        self.words = torch.zeros(MOVES + MOVE_WORDS * room, dtype=torch.int32, device=device)
+
+    @classmethod
+    def moving(
+        cls, device: torch.device | str, moves: Moves, rounding_seed: int, decay: float = 1.0
+    ) -> "StepNumbers":
+        """Return the numbers of weights that move and are not probed, with room for just these moves."""
+        numbers = cls(device, len(moves))
+        numbers.set(0, 0.0, moves, rounding_seed, decay)
+        return numbers
 
     def set(
         self,
@@ -31,10 +39,12 @@ class StepNumbers:
         rounding_seed: int | None = None,
         decay: float = 1.0,
     ) -> None:
-        """Write the arguments of `PairPlan.move_and_write`, by one copy that the host does not wait for.
+        """Write where to probe, and how to move, by one copy that the host does not wait for.
 
-        Without moves, and with decay 1, weights stay as they are. ValueError for what plans refuse, for more
-        moves than there is room for, and for weights that are to move without a rounding_seed.
+        seed: of z. eps: finite; it has the weights' unit, since z has none. moves, rounding_seed, decay: see
+        `UpdatePlan.accumulate_`. Without moves, and with decay 1, weights stay as they are. ValueError for
+        other seeds than those in [0, 2**64), for coefficients that are not finite in fp32, for a decay
+        outside [0, 1], for more moves than there is room for, and for moves without a rounding_seed.
         """
         moving = bool(moves) or decay != 1
         check_probe(seed, eps)
@@ -43,7 +53,7 @@ class StepNumbers:
         if len(moves) > self.room:
             raise ValueError(f"there is room for {self.room} moves, not for {len(moves)}")
         if moving and rounding_seed is None:
-            raise ValueError("weights that move by numbers in memory need a rounding_seed")
+            raise ValueError("weights that move need a rounding_seed")
         if rounding_seed is not None:
             check_seed("rounding_seed", rounding_seed)
         words = [*seed_words(seed), _bits(eps), len(moves)]

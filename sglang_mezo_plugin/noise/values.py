@@ -48,14 +48,6 @@ def check_decay(decay: float) -> None:
         raise ValueError(f"decay is a factor in [0, 1], not {decay}")
 
 
-def check_rounding(dtype: torch.dtype, rounding_seed: int | None) -> None:
-    """Raise ValueError for a seed that is not one, or that weights of a 16-bit dtype lack."""
-    if rounding_seed is not None:
-        check_seed("rounding_seed", rounding_seed)
-    elif dtype != torch.float32:
-        raise ValueError(f"a {dtype} weight needs a rounding_seed: rounded to nearest, most updates are lost")
-
-
 def _check_finite(what: str, value: float) -> None:
     if not abs(value) <= torch.finfo(torch.float32).max:
         raise ValueError(f"{what} must be finite in fp32, not {value}")

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Moves, UpdatePlan
+from sglang_mezo_plugin.noise import Moves, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.training.carrier import Trainable
 
 NAMES = ("sgd", "momentum", "adam")
@@ -62,7 +62,7 @@ class Momentum:
         self._plan = _plan(self._velocity, carrier)
 
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
-        self._plan.accumulate_(_mean(grads), decay=self.momentum)
+        _accumulate(self._plan, self._velocity, grads, self.momentum)
         for name, (parameter, _) in self._carrier.parameters().items():
             velocity = self._velocity[name]
             if parameter.dim() > 1:
@@ -92,7 +92,7 @@ class Adam:
         beta1, beta2 = self.betas
         for gradient in self._gradient.values():
             gradient.zero_()
-        self._plan.accumulate_(_mean(grads))
+        _accumulate(self._plan, self._gradient, grads)
         for name, (parameter, _) in self._carrier.parameters().items():
             gradient = self._gradient[name]
             first = self._first[name].lerp_(gradient, 1 - beta1)
@@ -150,5 +150,10 @@ def _plan(buffers: Mapping[str, torch.Tensor], carrier: Trainable) -> UpdatePlan
     return UpdatePlan(parts, carrier.distribution)
 
 
-def _mean(grads: Grads) -> Moves:
-    return [(seed, grad / len(grads)) for seed, grad in grads]
+def _accumulate(
+    plan: UpdatePlan, buffers: Mapping[str, torch.Tensor], grads: Grads, decay: float = 1.0
+) -> None:
+    """Add mean(g_i z_i) to decay times each buffer; being fp32, they are not rounded by the seed 0."""
+    moves: Moves = [(seed, grad / len(grads)) for seed, grad in grads]
+    device = next(iter(buffers.values())).device
+    plan.accumulate_(StepNumbers.moving(device, moves, 0, decay))

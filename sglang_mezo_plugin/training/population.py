@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import UpdatePlan
+from sglang_mezo_plugin.noise import StepNumbers, UpdatePlan
 from sglang_mezo_plugin.rewards.loading import CheckedReward
 from sglang_mezo_plugin.runs.journal import StepRecord
 from sglang_mezo_plugin.tasks.questions import Question
@@ -133,7 +133,9 @@ def tensors_at(adapter: Adapter, seed: int | None, coefficient: float) -> dict[s
     tensors = {name: tensor.clone() for name, tensor in adapter.tensors.items()}
     if seed is not None:
         parts = [(tensor, adapter.regions[name], True) for name, tensor in tensors.items()]
-        UpdatePlan(parts, adapter.distribution).accumulate_([(seed, coefficient)])
+        device = parts[0][0].device
+        numbers = StepNumbers.moving(device, [(seed, coefficient)], 0)  # fp32: not rounded
+        UpdatePlan(parts, adapter.distribution).accumulate_(numbers)
     return tensors
 
 

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region, gather_pair_into, philox
+from sglang_mezo_plugin.noise import (
+    Distribution,
+    Moves,
+    PairPlan,
+    Region,
+    StepNumbers,
+    gather_pair_into,
+    philox,
+)
 from sglang_mezo_plugin.noise.philox import fused_multiply_add
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -56,9 +64,11 @@ def run(device: str) -> dict[str, torch.Tensor]:
         weight = weights(case.region, case.dtype).to(device)
         plus, minus = (torch.full_like(weight, torch.nan) for _ in range(2))
         plan = PairPlan([(plus, minus, weight, case.region)], case.distribution)
-        plan.write(SEED, EPS)
-        gathered = gather(weight, case.region, case.distribution)
-        plan.accumulate_(MOVES, ROUNDING_SEED, DECAY)
+        numbers = StepNumbers(device)
+        numbers.set(SEED, EPS, MOVES, ROUNDING_SEED, DECAY)
+        plan.write(numbers)
+        gathered = gather(weight, case.region, case.distribution, numbers)
+        plan.accumulate_(numbers)
         outputs = {"plus": plus, "minus": minus, "accumulate": weight} | gathered
         results |= {f"{case.name}/{function}": tensor.cpu() for function, tensor in outputs.items()}
     return results
@@ -84,16 +94,18 @@ def expected() -> dict[str, torch.Tensor]:
     return results
 
 
-def gather(weight: torch.Tensor, region: Region, distribution: Distribution) -> dict[str, torch.Tensor]:
+def gather(
+    weight: torch.Tensor, region: Region, distribution: Distribution, numbers: StepNumbers
+) -> dict[str, torch.Tensor]:
     """Gather rows, all tensors being contiguous and alike; and again, with other strides and dtypes."""
     rows = rows_of(region).to(weight.device)
     plus, minus = (weight.new_full((len(rows), region.cols), torch.nan) for _ in range(2))
-    gather_pair_into(plus, minus, weight, rows, region, distribution, SEED, EPS)
+    gather_pair_into(plus, minus, weight, rows, region, distribution, numbers)
     columns = weight.new_full((len(rows), 2 * region.cols), torch.nan)[:, ::2]
     transposed = torch.full((region.cols, len(rows)), torch.nan, device=weight.device).t()
     every_second = rows.int().repeat_interleave(2)[::2]
     table = weight.t().contiguous().t()
-    gather_pair_into(columns, transposed, table, every_second, region, distribution, SEED, EPS)
+    gather_pair_into(columns, transposed, table, every_second, region, distribution, numbers)
     return {
         "gathered plus": plus,
         "gathered minus": minus,

@@ -7,7 +7,7 @@ import noise_cases
 import torch
 from noise_cases import DECAY, EPS, MOVES, REGIONS, ROUNDING_SEED, SEED
 
-from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, UpdatePlan
+from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, StepNumbers, UpdatePlan
 
 # The memory of a tensor of `rows` x `cols`, and where the tensor lies in it.
 LAYOUTS: dict[str, tuple[Callable[[int, int], tuple[int, ...]], Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -106,12 +106,14 @@ def run(device: str) -> dict[str, torch.Tensor]:
     results = {}
     for function in FUNCTIONS:
         for group in groups(device):
+            numbers = StepNumbers(device)
+            numbers.set(SEED, EPS, MOVES, ROUNDING_SEED, DECAY)
             if function == "write":
-                pair_plan(group).write(SEED, EPS)
+                pair_plan(group).write(numbers)
             elif function == "update":
-                update_plan(group).accumulate_(MOVES, ROUNDING_SEED, DECAY)
+                update_plan(group).accumulate_(numbers)
             else:
-                pair_plan(group).move_and_write(SEED, EPS, MOVES, ROUNDING_SEED, DECAY)
+                pair_plan(group).move_and_write(numbers)
             results |= group.memory(function)
     return results
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernel_compiler import Compiler
 
-from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, UpdatePlan, gather_pair_into
+from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, StepNumbers, UpdatePlan, gather_pair_into
 from sglang_mezo_plugin.noise.cuda import tiles
 
 ROWS, COLS = 64, 128
@@ -32,15 +32,18 @@ def update_plan(distribution: Distribution, dtype: torch.dtype) -> UpdatePlan:
 
 
 def gather(distribution: Distribution, dtype: torch.dtype) -> None:
-    gather_pair_into(*tensors(dtype), torch.arange(ROWS), REGION, distribution, 1, 0.1)
+    gather_pair_into(*tensors(dtype), torch.arange(ROWS), REGION, distribution, NUMBERS)
 
+
+NUMBERS = StepNumbers("cpu")
 
 # What is called; for each element: reads, writes, directions, further fused multiply-adds, random roundings.
+# What moves weights and writes them is compiled twice over, for steps that move none.
 CALLS: dict[str, tuple[Callable[[Distribution, torch.dtype], None], int, int, int, int, int]] = {
     "gather": (gather, 1, 2, 1, 2, 0),
-    "write": (lambda *kind: pair_plan(*kind).write(1, 0.1), 1, 2, 1, 2, 0),
-    "update": (lambda *kind: update_plan(*kind).accumulate_([(1, 0.1)], 1), 1, 1, 1, 1, 1),
-    "move and write": (lambda *kind: pair_plan(*kind).move_and_write(1, 0.1, [(1, 0.1)], 1), 1, 3, 2, 3, 1),
+    "write": (lambda *kind: pair_plan(*kind).write(NUMBERS), 1, 2, 1, 2, 0),
+    "update": (lambda *kind: update_plan(*kind).accumulate_(NUMBERS), 1, 1, 1, 1, 1),
+    "move and write": (lambda *kind: pair_plan(*kind).move_and_write(NUMBERS), 1 + 1, 3 + 2, 2 + 1, 3 + 2, 1),
 }
 KINDS = [("gaussian", FP32), ("gaussian", FP16), ("gaussian", BF16), ("rademacher", FP16)]
 
@@ -102,7 +105,7 @@ NARROW = {
 @pytest.mark.parametrize("name", [*WIDE, *NARROW])
 def test_one_tensor_that_is_not_aligned_makes_access_narrow(compiler: Compiler, name: str) -> None:
     """Wide access to what is not aligned is an error on a GPU."""
-    PairPlan([(*tensors(FP16), REGION), (WIDE | NARROW)[name]], "rademacher").write(1, 0.1)
+    PairPlan([(*tensors(FP16), REGION), (WIDE | NARROW)[name]], "rademacher").write(NUMBERS)
     assert (compiler.count(r"global\.v4") > 0) == (name in WIDE)
 
 
@@ -110,5 +113,5 @@ def test_one_tensor_that_is_not_aligned_makes_access_narrow(compiler: Compiler, 
 def test_outputs_count_as_well(compiler: Compiler, plane: int) -> None:
     planes = tensors(FP16)
     planes[plane] = memory(ROWS * COLS + 1)[1:].view(ROWS, COLS)
-    PairPlan([(*planes, REGION)], "rademacher").write(1, 0.1)
+    PairPlan([(*planes, REGION)], "rademacher").write(NUMBERS)
     assert compiler.count(r"global\.v4") == 0

@@ -3,15 +3,16 @@
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from sglang_mezo_plugin.noise import (
     Distribution,
-    Moves,
     PairPlan,
     Region,
+    StepNumbers,
     UpdatePlan,
     check_parameter_ids,
     gather_pair_into,
@@ -20,24 +21,23 @@ from sglang_mezo_plugin.noise import (
 
 REGION = Region.whole("w", (4, 6))
 ROWS = torch.tensor([3, 0])
+NUMBERS, ELSEWHERE = StepNumbers("cpu"), StepNumbers("meta")
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
     return torch.zeros(shape or (4, 6), dtype=dtype, device=device)
 
 
-def write(out: torch.Tensor, weight: torch.Tensor | None = None, seed: int = 1, eps: float = 1.0) -> None:
+def write(out: torch.Tensor, weight: torch.Tensor | None = None) -> None:
     """Write a pair, one of whose outputs is given."""
-    PairPlan([(out, tensor(), tensor() if weight is None else weight, REGION)], "gaussian").write(seed, eps)
+    PairPlan([(out, tensor(), tensor() if weight is None else weight, REGION)], "gaussian").write(NUMBERS)
 
 
-def update(
-    weight: torch.Tensor,
-    moves: Moves = ((1, 1.0),),
-    rounding_seed: int | None = None,
-    decay: float = 1.0,
-) -> None:
-    UpdatePlan([(weight, REGION, True)], "gaussian").accumulate_(moves, rounding_seed, decay)
+def numbers(*step: Any, **options: Any) -> StepNumbers:
+    """Numbers with room for two moves, set to a step."""
+    made = StepNumbers("cpu", room=2)
+    made.set(*step, **options)
+    return made
 
 
 def overlapping() -> None:
@@ -55,14 +55,13 @@ def gather(
     plus: torch.Tensor | None = None,
     minus: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
-    eps: float = 1.0,
-    seed: int = 1,
     distribution: Distribution = "gaussian",
+    step: StepNumbers = NUMBERS,
 ) -> None:
     """Gather two rows into new tensors from a new table, but for what is given."""
     outs = (tensor(2, 6) if out is None else out for out in (plus, minus))
     weight = tensor() if weight is None else weight
-    gather_pair_into(*outs, weight, rows, REGION, distribution, seed, eps)
+    gather_pair_into(*outs, weight, rows, REGION, distribution, step)
 
 
 def gather_from_overlapping() -> None:
@@ -71,11 +70,23 @@ def gather_from_overlapping() -> None:
 
 
 CASES: list[tuple[Callable[[], object], str]] = [
-    (lambda: write(tensor(), seed=-1), "seed must be in [0, 2**64), not -1"),
-    (lambda: write(tensor(), seed=2**64), "seed must be in [0, 2**64)"),
-    (lambda: write(tensor(), seed=1.5), "seed must be an integer, not 1.5"),
-    (lambda: gather(ROWS, seed=2**64), "seed must be in [0, 2**64)"),
-    (lambda: update(tensor(), [(-1, 1.0)]), "a move's seed must be in [0, 2**64), not -1"),
+    (lambda: numbers(-1, 1.0), "seed must be in [0, 2**64), not -1"),
+    (lambda: numbers(2**64, 1.0), "seed must be in [0, 2**64)"),
+    (lambda: numbers(1.5, 1.0), "seed must be an integer, not 1.5"),
+    (lambda: numbers(1, math.nan), "eps must be finite in fp32, not nan"),
+    (lambda: numbers(1, 1e39), "eps must be finite in fp32, not 1e+39"),
+    (lambda: numbers(1, -math.inf), "eps must be finite in fp32, not -inf"),
+    (lambda: numbers(1, 1.0, [(-1, 1.0)], 1), "a move's seed must be in [0, 2**64), not -1"),
+    (lambda: numbers(1, 1.0, [(1, math.inf)], 1), "a move's coefficient must be finite in fp32, not inf"),
+    (lambda: numbers(1, 1.0, [(1, 1e39)], 1), "a move's coefficient must be finite in fp32, not 1e+39"),
+    (lambda: numbers(1, 1.0, [(1, 1.0)] * 3, 1), "there is room for 2 moves, not for 3"),
+    (lambda: numbers(1, 1.0, [(1, 1.0)]), "weights that move need a rounding_seed"),
+    (lambda: numbers(1, 1.0, decay=0.9), "weights that move need a rounding_seed"),
+    (lambda: numbers(1, 1.0, [(1, 1.0)], 2**64), "rounding_seed must be in [0, 2**64)"),
+    (lambda: numbers(1, 1.0, [], -3), "rounding_seed must be in [0, 2**64)"),
+    (lambda: numbers(1, 1.0, [], 1, 1.5), "decay is a factor in [0, 1], not 1.5"),
+    (lambda: numbers(1, 1.0, [], 1, -0.1), "decay is a factor in [0, 1], not -0.1"),
+    (lambda: numbers(1, 1.0, [], 1, math.nan), "decay is a factor in [0, 1], not nan"),
     (
         lambda: UpdatePlan([], "uniform"),
         "distribution must be one of ('gaussian', 'rademacher'), not 'uniform'",
@@ -97,9 +108,6 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: write(tensor(device="meta")), "out_plus is on meta"),
     (lambda: write(tensor(4, 1).expand(4, 6)), "out_plus is an expanded view"),
     (lambda: write(tensor(), tensor(dtype=torch.int32)), "weight is torch.int32"),
-    (lambda: write(tensor(), eps=math.nan), "eps must be finite in fp32, not nan"),
-    (lambda: write(tensor(), eps=1e39), "eps must be finite in fp32, not 1e+39"),
-    (lambda: write(tensor(), eps=-math.inf), "eps must be finite in fp32, not -inf"),
     (overlapping, "out_plus and weight overlap in memory"),
     (same_outputs, "overlap in memory"),
     (lambda: gather(torch.tensor([0, 4])), "rows must be in [0, 4), but are in [0, 4]"),
@@ -114,12 +122,18 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: gather(ROWS, weight=tensor(dtype=torch.int8)), "weight is torch.int8, not one of"),
     (gather_from_overlapping, "weight and out_minus overlap in memory"),
     (lambda: gather(ROWS, *[tensor(2, 6)] * 2), "overlap in memory"),
-    (lambda: gather(ROWS, eps=math.nan), "eps must be finite in fp32, not nan"),
-    (lambda: update(tensor(), [(1, math.inf)]), "a move's coefficient must be finite"),
-    (lambda: update(tensor(dtype=torch.bfloat16)), "weight needs a rounding_seed"),
-    (lambda: update(tensor(), rounding_seed=-3), "rounding_seed must be in [0, 2**64)"),
-    (lambda: update(tensor(), decay=1.5), "decay is a factor in [0, 1], not 1.5"),
-    (lambda: update(tensor(), decay=math.nan), "decay is a factor in [0, 1], not nan"),
+    (
+        lambda: PairPlan([(tensor(), tensor(), tensor(), REGION)], "gaussian").write(ELSEWHERE),
+        "different devices: numbers on meta, weights on cpu",
+    ),
+    (
+        lambda: UpdatePlan([(tensor(), REGION, True)], "gaussian").accumulate_(ELSEWHERE),
+        "different devices: numbers on meta, weights on cpu",
+    ),
+    (
+        lambda: gather(ROWS, step=ELSEWHERE),
+        "different devices: numbers on meta, weight on cpu",
+    ),
 ]
 
 
@@ -136,11 +150,12 @@ def test_two_devices_are_refused() -> None:
         write(tensor(), tensor(device="cuda"))
 
 
-def test_nothing_is_written_after_an_error() -> None:
-    weight = tensor()
-    with pytest.raises(ValueError):
-        update(weight, [(1, 1.0), (1, math.nan)])
-    assert torch.count_nonzero(weight) == 0
+def test_what_is_refused_changes_no_number() -> None:
+    made, moves = numbers(1, 0.5, [(1, 1.0)], 7, 0.9), [(1, 1.0)]
+    for seed, eps, more, decay in ((2**64, 1.0, [], 1.0), (1, math.inf, [], 1.0), (1, 1.0, 3 * moves, 1.0)):
+        with pytest.raises(ValueError):
+            made.set(seed, eps, more, 1, decay)
+    assert made.read() == (1, 0.5, moves, 7, float(torch.tensor(0.9)))
 
 
 def test_parameter_ids() -> None:

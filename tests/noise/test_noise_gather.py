@@ -7,9 +7,11 @@ import pytest
 import torch
 from one_tensor import perturb_pair_into
 
-from sglang_mezo_plugin.noise import Distribution, Region, gather_pair_into
+from sglang_mezo_plugin.noise import Distribution, Region, StepNumbers, gather_pair_into
 
 SEED, EPS = 2**40 + 5, noise_cases.EPS
+NUMBERS = StepNumbers("cpu")
+NUMBERS.set(SEED, EPS)
 by_distribution = pytest.mark.parametrize("distribution", noise_cases.DISTRIBUTIONS)
 WHOLE = Region.whole("model.embed_tokens.weight", (24, 301))
 ROWS = torch.tensor([23, 0, 7, 7, 23, 11])
@@ -52,7 +54,7 @@ def test_same_bits_for_all_dtypes(region: Region, distribution: Distribution) ->
     for dtype, *dtypes in itertools.product(noise_cases.DTYPES, repeat=3):
         weight = table_of(region, dtype)
         outs = [torch.empty(len(ROWS), region.cols, dtype=out_dtype) for out_dtype in dtypes]
-        gather_pair_into(*outs, weight, ROWS, region, distribution, SEED, EPS)
+        gather_pair_into(*outs, weight, ROWS, region, distribution, NUMBERS)
         assert_same_bits(outs, whole_then_index(weight, ROWS, distribution, region, tuple(dtypes)))
         assert torch.equal(weight, table_of(region, dtype))
 
@@ -66,7 +68,7 @@ def test_same_bits_for_all_dtypes(region: Region, distribution: Distribution) ->
 def test_same_bits_for_all_kinds_of_rows(rows: torch.Tensor, distribution: Distribution) -> None:
     weight = table_of(WHOLE, torch.float16)
     outs = [torch.empty(len(rows), WHOLE.cols, dtype=torch.float16) for _ in range(2)]
-    gather_pair_into(*outs, weight, rows, WHOLE, distribution, SEED, EPS)
+    gather_pair_into(*outs, weight, rows, WHOLE, distribution, NUMBERS)
     assert_same_bits(outs, whole_then_index(weight, rows, distribution, WHOLE, (torch.float16,) * 2))
 
 
@@ -76,7 +78,7 @@ def test_views_with_any_strides_and_their_surroundings(distribution: Distributio
     weight = table_of(WHOLE, torch.bfloat16).t().contiguous().t()
     around = [torch.full((len(ROWS) + 2, 2 * WHOLE.cols + 1), 7.0) for _ in range(2)]
     outs = [memory[1:-1, 1::2] for memory in around]
-    gather_pair_into(*outs, weight, ROWS, WHOLE, distribution, SEED, EPS)
+    gather_pair_into(*outs, weight, ROWS, WHOLE, distribution, NUMBERS)
     assert_same_bits(outs, whole_then_index(weight, ROWS, distribution, WHOLE, (torch.float32,) * 2))
     for memory, out in zip(around, outs, strict=True):
         out.fill_(7.0)
@@ -91,7 +93,7 @@ def test_tables_beyond_two_to_the_31_elements(distribution: Distribution) -> Non
     weight[last] = 0.5
     outs, wanted = ([torch.empty(1, region.cols) for _ in range(2)] for _ in range(2))
     rows = torch.tensor([last], dtype=torch.int32)
-    gather_pair_into(*outs, weight, rows, region, distribution, SEED, EPS)
+    gather_pair_into(*outs, weight, rows, region, distribution, NUMBERS)
     only = region.row_slice(last, region.rows)
     perturb_pair_into(*wanted, weight[last:], SEED, only, EPS, distribution)
     assert_same_bits(outs, wanted)
@@ -102,4 +104,4 @@ def test_nothing_to_gather(shape: tuple[int, int], rows: list[int]) -> None:
     """No tokens in this shard of the vocabulary; a shard that holds padding alone; no columns."""
     outs = [torch.empty(len(rows), shape[1]) for _ in range(2)]
     index = torch.tensor(rows, dtype=torch.int64)
-    gather_pair_into(*outs, torch.zeros(shape), index, Region.whole("w", shape), "gaussian", 1, 1.0)
+    gather_pair_into(*outs, torch.zeros(shape), index, Region.whole("w", shape), "gaussian", NUMBERS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from one_tensor import accumulate_
 
-from sglang_mezo_plugin.noise import Region, philox
+from sglang_mezo_plugin.noise import Region, StepNumbers, UpdatePlan, philox, step_numbers
 
 COUNT = 200_000
 HALF_DTYPES = [torch.float16, torch.bfloat16]
@@ -28,7 +28,9 @@ def test_values_that_fit_stay(dtype: torch.dtype) -> None:
     wanted = weight.clone()
     for seed in (0, 2**64 - 1):
         got = weight.clone()
-        accumulate_(got, [], Region.whole("w", (2**16,)), rounding_seed=seed)
+        numbers = StepNumbers.moving("cpu", [], seed)
+        numbers.words[step_numbers.MOVING] = 1  # by no move, which otherwise means not to round either
+        UpdatePlan([(got, Region.whole("w", (2**16,)), True)], "gaussian").accumulate_(numbers)
         assert torch.equal(got.isnan(), weight.isnan())
         numbers = ~weight.isnan()
         assert torch.equal(got.view(torch.int16)[numbers], wanted.view(torch.int16)[numbers])

@@ -22,14 +22,14 @@ from sglang_mezo_plugin.engine.batch.builder import LabelledBatch
 from sglang_mezo_plugin.engine.dense.graphs import DenseGraphs
 from sglang_mezo_plugin.engine.dense.halves import Halves
 from sglang_mezo_plugin.engine.dense.placement import assemble, locate
-from sglang_mezo_plugin.engine.dense.probes import PointProbe, Probe
+from sglang_mezo_plugin.engine.dense.probes import Probe
 from sglang_mezo_plugin.engine.dense.weights import Update
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, check_model
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.checkpoint import tensor_shapes
 from sglang_mezo_plugin.models.writing import write_checkpoint
-from sglang_mezo_plugin.noise import Distribution, Moves, Region
+from sglang_mezo_plugin.noise import Distribution, Moves, Region, StepNumbers
 from sglang_mezo_plugin.noise.checks import DTYPES
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
@@ -63,7 +63,10 @@ class DenseCarrier(FrozenCarrier):
         self._pieces = locate(model, self._shapes)
         super().__init__(model_runner)
         self._halves = Halves(model, self._pieces, distribution)
-        self.graphs = None if capture is None else DenseGraphs(self._builder, self._forward, capture)
+        self._numbers = StepNumbers(self._builder.device)
+        self.graphs = None
+        if capture is not None:
+            self.graphs = DenseGraphs(self._builder, self._forward, capture, self._numbers)
 
     def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
         return [(plus, minus) for plus, minus in self._score_probed(batch, 2, seeds, eps)]
@@ -76,7 +79,8 @@ class DenseCarrier(FrozenCarrier):
         return super().score(batch)
 
     def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
-        self._halves.step(Update(moves, decay, rounding_seed))
+        numbers = StepNumbers.moving(self._builder.device, moves, rounding_seed, decay)
+        self._halves.step(Update(moves, decay, rounding_seed, numbers))
 
     def settle(self) -> None:
         self._halves.settle()
@@ -115,7 +119,22 @@ class DenseCarrier(FrozenCarrier):
         if self.graphs is not None:
             return self.graphs.score(batch.examples, copies, seeds, eps)
         labelled = self._builder.build(batch.examples, copies)
-        return [labelled.split(self._forward(labelled, PointProbe(seed, eps))) for seed in seeds]
+        scores = []
+        for seed in seeds:
+            self._set_numbers(seed, eps)
+            scores.append(labelled.split(self._forward(labelled, Probe(self._numbers))))
+        return scores
+
+    def _set_numbers(self, seed: int, eps: float) -> None:
+        """Say where to probe, and which step to take before; one that there is no room for is taken now."""
+        update = self._halves.waiting
+        if update is not None and len(update.moves) > self._numbers.room:
+            self.settle()
+            update = None
+        if update is None:
+            self._numbers.set(seed, eps)
+        else:
+            self._numbers.set(seed, eps, update.moves, update.rounding_seed, update.decay)
 
     def _forward(self, labelled: LabelledBatch, probe: Probe) -> torch.Tensor:
         tokens = len(labelled.forward_batch.input_ids) // labelled.copies

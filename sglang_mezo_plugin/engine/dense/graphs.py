@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from sglang_mezo_plugin.engine.batch.builder import BatchBuilder, LabelledBatch
-from sglang_mezo_plugin.engine.dense.probes import MemoryProbe, Probe
+from sglang_mezo_plugin.engine.dense.probes import CapturedProbe, Probe
 from sglang_mezo_plugin.engine.dense.weights import Perturbed, Update
 from sglang_mezo_plugin.engine.graphs import Capture, Forward, GraphScorer
 from sglang_mezo_plugin.noise import StepNumbers
@@ -20,14 +20,16 @@ ProbedForward = Callable[[LabelledBatch, Probe], torch.Tensor]
 class DenseGraphs:
     """Scores batches by graphs: at W + eps z and at W - eps z, or, as one copy, at + alone.
 
-    forward: runs the model on a batch at a probe; returns fp32 [copies, N] on the device.
+    forward: runs the model on a batch at a probe; returns fp32 [copies, N] on the device. numbers: where a
+    graph reads what is to be done.
     """
 
-    def __init__(self, builder: BatchBuilder, forward: ProbedForward, capture: Capture) -> None:
-        self._forward, self._capture = forward, capture
+    def __init__(
+        self, builder: BatchBuilder, forward: ProbedForward, capture: Capture, numbers: StepNumbers
+    ) -> None:
+        self._forward, self._capture, self._numbers = forward, capture, numbers
         self._scorer = GraphScorer(builder, self._forward_from_memory, self._capture_at_rest)
-        self._numbers = StepNumbers(builder.device)
-        self._probe = MemoryProbe(self._numbers)
+        self._probe = CapturedProbe(self._numbers)
         self._point = 0, 0.0
 
     @property
@@ -52,7 +54,7 @@ class DenseGraphs:
         return scores
 
     def _forward_from_memory(self, batch: LabelledBatch) -> torch.Tensor:
-        self._probe = MemoryProbe(self._numbers)
+        self._probe = CapturedProbe(self._numbers)
         return self._forward(batch, self._probe)
 
     def _capture_at_rest(self, forward: Forward) -> Forward:

@@ -100,9 +100,15 @@ class Halves:
     def step(self, update: Update) -> None:
         """Move all weights: tables now, others when they are perturbed next, or by `settle`."""
         for table in self._tables:
-            table.accumulate_(update.moves, update.rounding_seed, update.decay)
+            table.accumulate_(update.numbers)
         for weights in (self._norms, *self._groups):
             weights.wait(update)
+
+    @property
+    def waiting(self) -> Update | None:
+        """The step that some weights have not taken yet, if there are any: the last one."""
+        steps = (weights.waiting for weights in (self._norms, *self._groups))
+        return next((step for step in steps if step is not None), None)
 
     def settle(self) -> None:
         """Let every weight be what the steps so far make of it."""

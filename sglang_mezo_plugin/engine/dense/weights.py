@@ -14,11 +14,12 @@ ALIGNMENT = 256  # bytes, as an allocator would have it
 
 
 class Update(NamedTuple):
-    """A step that weights are to take: the arguments of `carrier.Carrier.step`."""
+    """A step that weights are to take: the arguments of `carrier.Carrier.step`, and the same in memory."""
 
     moves: Moves
     decay: float
     rounding_seed: int
+    numbers: StepNumbers
 
 
 class Perturbed:
@@ -53,27 +54,16 @@ class Perturbed:
         self._plans = [PairPlan(parts[dtype], distribution, decays[dtype]) for dtype in parts]
         self._waiting: Update | None = None
 
-    def write(self, seed: int, eps: float) -> None:
-        """Take the step that waits, if any, and write `plus` and `minus`."""
-        self._write_padding()
-        update, self._waiting = self._waiting, None
-        for plan in self._plans:
-            if update is None:
-                plan.write(seed, eps)
-            else:
-                plan.move_and_write(seed, eps, update.moves, update.rounding_seed, update.decay)
-
-    def write_from(self, numbers: StepNumbers, moves: bool) -> None:
-        """Write `plus` and `minus` by numbers in memory; before that, if `moves`, take the step they say.
-
-        What waits here goes on waiting: whoever puts it into memory says so by `taken`.
-        """
-        self._write_padding()
+    def write(self, numbers: StepNumbers, moves: bool) -> None:
+        """Write `plus` and `minus`; before that, if `moves`, take the step that the numbers say."""
+        for weight, plus, minus in self._padded:
+            plus.copy_(weight)
+            minus.copy_(weight)
         for plan in self._plans:
             if moves:
-                plan.move_and_write_from(numbers)
+                plan.move_and_write(numbers)
             else:
-                plan.write_from(numbers)
+                plan.write(numbers)
 
     @property
     def waiting(self) -> Update | None:
@@ -94,12 +84,7 @@ class Perturbed:
         update, self._waiting = self._waiting, None
         if update is not None:
             for plan in self._plans:
-                plan.accumulate_(update.moves, update.rounding_seed, update.decay)
-
-    def _write_padding(self) -> None:
-        for weight, plus, minus in self._padded:
-            plus.copy_(weight)
-            minus.copy_(weight)
+                plan.accumulate_(update.numbers)
 
 
 def bytes_of(parameters: Sequence[torch.Tensor]) -> int:

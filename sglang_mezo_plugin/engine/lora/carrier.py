@@ -23,7 +23,7 @@ from sglang_mezo_plugin.engine.lora.slots import SlotMap
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.peft_files import target_names
-from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region
+from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region, StepNumbers
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -57,6 +57,7 @@ class LoraCarrier(FrozenCarrier):
             )
             for slot in range(0, len(self._slot_ids) - 1, 2)
         ]
+        self._numbers = StepNumbers(self._manager.device, room=0)
         self._weights = [piece.weight for piece in slots.pieces]
         self._first_slot = [piece.slots[0] for piece in slots.pieces]
         self.graphs: GraphScorer | None = None
@@ -74,14 +75,16 @@ class LoraCarrier(FrozenCarrier):
         for start in range(0, len(seeds), room):
             chunk = seeds[start : start + room]
             for plan, seed in zip(self._pairs, chunk, strict=False):
-                plan.write(seed, eps)
+                self._numbers.set(seed, eps)
+                plan.write(self._numbers)
             scores = self._score_moved(batch, copies=2 * len(chunk))
             pairs.extend(zip(scores[::2], scores[1::2], strict=True))
         return pairs
 
     def score_at(self, batch: Batch, seed: int, coefficient: float) -> Scores:
         """Score a batch at theta + coefficient * z: what `score_pairs` gives for one of its signs."""
-        self._pairs[0].write(seed, coefficient)
+        self._numbers.set(seed, coefficient)
+        self._pairs[0].write(self._numbers)
         return self._score_moved(batch, copies=1)[0]
 
     def score(self, batch: Batch) -> Scores:

@@ -43,20 +43,14 @@ class MultiTensor:
     ) -> None:
         self._entries, self._distribution = entries, distribution
 
-    def run(
-        self, seed: int | None, eps: float, moves: Moves | None, rounding_seed: int, decay: float
-    ) -> None:
-        """Move the weights unless moves is None, then write the pairs unless seed is None."""
-        for (weight, *pair), region, decays in self._entries:
-            if moves is not None:
-                self._move(weight, region, moves, rounding_seed, decay if decays else 1.0)
-            if seed is not None:
-                _write_pair(*pair, weight, _EVERY_ROW, region, self._distribution, seed, eps)
-
-    def run_from(self, numbers: StepNumbers, moves: bool) -> None:
-        """Move the weights by the numbers in memory, if `moves`; then write the pairs."""
+    def run(self, numbers: StepNumbers, moves: bool, writes: bool) -> None:
+        """Move the weights by the numbers, if `moves`; then write the pairs, if `writes`."""
         seed, eps, taken, rounding_seed, decay = numbers.read()
-        self.run(seed, eps, taken if moves else None, rounding_seed, decay)
+        for (weight, *pair), region, decays in self._entries:
+            if moves and taken is not None:
+                self._move(weight, region, taken, rounding_seed, decay if decays else 1.0)
+            if writes:
+                _write_pair(*pair, weight, _EVERY_ROW, region, self._distribution, seed, eps)
 
     def _move(
         self, weight: torch.Tensor, region: Region, moves: Moves, rounding_seed: int, decay: float
@@ -81,24 +75,11 @@ def gather_pair(
     rows: torch.Tensor,
     region: Region,
     distribution: Distribution,
-    seed: int,
-    eps: float,
-) -> None:
-    gathered = np.ascontiguousarray(rows.numpy(), np.int64)
-    _write_pair(plus, minus, weight, gathered, region, distribution, seed, eps)
-
-
-def gather_pair_from(
     numbers: StepNumbers,
-    plus: torch.Tensor,
-    minus: torch.Tensor,
-    weight: torch.Tensor,
-    rows: torch.Tensor,
-    region: Region,
-    distribution: Distribution,
 ) -> None:
     seed, eps, *_ = numbers.read()
-    gather_pair(plus, minus, weight, rows, region, distribution, seed, eps)
+    gathered = np.ascontiguousarray(rows.numpy(), np.int64)
+    _write_pair(plus, minus, weight, gathered, region, distribution, seed, eps)
 
 
 def _write_pair(

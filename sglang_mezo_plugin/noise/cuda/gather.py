@@ -10,7 +10,6 @@ from sglang_mezo_plugin.noise.cuda.tiles import (
     direction_tile,
     layout,
     probe_words,
-    seed_arguments,
     signed,
     tile_at,
 )
@@ -26,45 +25,16 @@ def gather_pair(
     rows: torch.Tensor,
     region: Region,
     distribution: Distribution,
-    seed: int,
-    eps: float,
-) -> None:
-    numbers = (rows, *seed_arguments(seed), float(eps))  # in memory there are none
-    _launch(plus, minus, weight, rows, region, distribution, numbers, in_memory=False)
-
-
-def gather_pair_from(
     numbers: StepNumbers,
-    plus: torch.Tensor,
-    minus: torch.Tensor,
-    weight: torch.Tensor,
-    rows: torch.Tensor,
-    region: Region,
-    distribution: Distribution,
-) -> None:
-    _launch(plus, minus, weight, rows, region, distribution, (numbers.words, 0, 0, 0.0), in_memory=True)
-
-
-def _launch(
-    plus: torch.Tensor,
-    minus: torch.Tensor,
-    weight: torch.Tensor,
-    rows: torch.Tensor,
-    region: Region,
-    distribution: Distribution,
-    numbers: tuple[torch.Tensor, int, int, float],
-    in_memory: bool,
 ) -> None:
     alignment, tiles = layout(region)
     planes = (value for plane in (plus, minus, weight, rows) for value in (plane, *plane.stride()))
     with torch.cuda.device_of(plus):
         _kernel[(len(plus) * tiles,)](
-            *planes,
-            *numbers,
+            *(*planes, numbers.words),
             *(signed(region.parameter), region.offset, region.row_stride, region.cols, tiles),
             GAUSSIAN=distribution == "gaussian",
             ALIGNMENT=alignment,
-            IN_MEMORY=in_memory,
             enable_fp_fusion=False,
         )
 
@@ -72,13 +42,11 @@ def _launch(
 @triton.jit(do_not_specialize=PER_CALL)
 def _kernel(
     plus, plus_row, plus_col, minus, minus_row, minus_col, weight, weight_row, weight_col,
-    rows, rows_step, words, seed_low, seed_high, eps,
+    rows, rows_step, words,
     parameter, offset, region_stride, cols, tiles,
-    GAUSSIAN: tl.constexpr, ALIGNMENT: tl.constexpr, IN_MEMORY: tl.constexpr,
+    GAUSSIAN: tl.constexpr, ALIGNMENT: tl.constexpr,
 ):  # fmt: skip
-    """If IN_MEMORY, `words` are those of `StepNumbers`, and take the place of the numbers that follow."""
-    if IN_MEMORY:
-        seed_low, seed_high, eps = probe_words(words)
+    seed_low, seed_high, eps = probe_words(words)
     row = (tl.program_id(0) // tiles).to(tl.int64)
     source = tl.load(rows + row * rows_step).to(tl.int64)
     first, col, mask = tile_at(source, tl.program_id(0) % tiles, offset, region_stride, cols, ALIGNMENT)

@@ -3,30 +3,26 @@
 A step touches hundreds of tensors, most of them small. A launch for each would cost more than its work.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from sglang_mezo_plugin.noise import step_numbers
 from sglang_mezo_plugin.noise.cuda.tiles import (
-    PER_CALL,
     TILE_SIZE,
     direction_tile,
     layout,
     moved,
     probe_words,
-    seed_arguments,
     signed,
     tile_at,
 )
 from sglang_mezo_plugin.noise.region import Region
 from sglang_mezo_plugin.noise.step_numbers import StepNumbers
-from sglang_mezo_plugin.noise.values import Distribution, Moves
+from sglang_mezo_plugin.noise.values import Distribution
 
 Entry = tuple[list[torch.Tensor], Region, bool]  # 2-D planes: weight, plus, minus; whether decay applies
 
@@ -68,46 +64,18 @@ class MultiTensor:
         self._constants = {"ENTRIES": len(self._starts), "ALIGNMENT": alignment, "WIDE": wide}
         self._constants["GAUSSIAN"] = distribution == "gaussian"
 
-    def run(
-        self, seed: int | None, eps: float, moves: Moves | None, rounding_seed: int, decay: float
-    ) -> None:
-        """Move the weights unless moves is None, then write the pairs unless seed is None."""
-        device, words = self._entries.device, self._starts
-        if moves:
-            stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-            words = _on_device(tuple(moves), device, stream)
-        self._launch(
-            *(words, len(moves or ()), *seed_arguments(rounding_seed), float(decay)),
-            *(*seed_arguments(seed or 0), float(eps)),
-            MOVED=moves is not None,
-            PAIRED=seed is not None,
-            IN_MEMORY=False,
-        )
-
-    def run_from(self, numbers: StepNumbers, moves: bool) -> None:
-        """Move the weights by the numbers in memory, if `moves`; then write the pairs."""
-        self._launch(*(numbers.words, 0, 0, 0, 1.0, 0, 0, 0.0), MOVED=moves, PAIRED=True, IN_MEMORY=True)
-
-    def _launch(self, *numbers: torch.Tensor | float, **options: bool) -> None:
+    def run(self, numbers: StepNumbers, moves: bool, writes: bool) -> None:
+        """Move the weights by the numbers, if `moves`; then write the pairs, if `writes`."""
         with torch.cuda.device_of(self._entries):
             _kernel[self._grid](
-                *(*self._samples, self._entries, self._starts, *numbers),
-                **options,
+                *(*self._samples, self._entries, self._starts, numbers.words),
+                MOVED=moves,
+                PAIRED=writes,
                 **self._constants,
                 enable_fp_fusion=False,
                 num_stages=1,
                 maxnreg=REGISTERS,
             )
-
-
-@functools.lru_cache(maxsize=8)
-def _on_device(moves: tuple[tuple[int, float], ...], device: torch.device, stream: int) -> torch.Tensor:
-    """Return moves as int32 [moves, 3] on the device: the seed's halves and the coefficient's bits.
-
-    Kept, since a step moves one plan after the other; per stream, since the copy is ordered there.
-    """
-    rows = [(*seed_arguments(seed), int(np.float32(c).view(np.int32))) for seed, c in moves]
-    return torch.tensor(rows, dtype=torch.int32).to(device, non_blocking=True)
 
 
 def _is_wide(plane: torch.Tensor) -> bool:
@@ -117,17 +85,15 @@ def _is_wide(plane: torch.Tensor) -> bool:
     return aligned and plane.stride(1) == 1
 
 
-@triton.jit(do_not_specialize=[*PER_CALL, "moves", "rounding_low", "rounding_high"])
+@triton.jit
 def _kernel(
-    plus, minus, weight, entries, starts,
-    words, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
-    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr, IN_MEMORY: tl.constexpr,
+    plus, minus, weight, entries, starts, words,
+    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr,
     ENTRIES: tl.constexpr, ALIGNMENT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Move each weight, if MOVED; then write it at + and at -, if PAIRED.
+    """Move each weight, if MOVED; then write it at + and at -, if PAIRED. `words`: of `StepNumbers`.
 
-    If IN_MEMORY, `words` are those of `StepNumbers`, and take the place of the numbers that follow. Whether
-    weights move is asked once: asked for each tile, it would cost a twentieth of the instructions.
+    Whether weights move is asked once: asked for each tile, it would cost a twentieth of the instructions.
     """
     program = tl.program_id(0)
     starts_at = tl.load(starts + tl.arange(0, ENTRIES))
@@ -136,37 +102,29 @@ def _kernel(
     weight_plane = _plane(entry, 0, weight, WIDE)
     plus_plane = _plane(entry, 1, plus, WIDE)
     minus_plane = _plane(entry, 2, minus, WIDE)
-    if IN_MEMORY:
-        seed_low, seed_high, eps = probe_words(words)
-        if MOVED and tl.load(words + MOVING_WORD) != 0:
-            moves, rounding_low = tl.load(words + COUNT_WORD), tl.load(words + ROUNDING_WORD)
-            rounding_high = tl.load(words + ROUNDING_WORD + 1)
-            decay = tl.load(words + DECAY_WORD).to(tl.float32, bitcast=True)
-            _tiles(
-                entry, begin, weight_plane, plus_plane, minus_plane,
-                words, words + MOVES_WORD, moves, rounding_low, rounding_high, decay,
-                seed_low, seed_high, eps, GAUSSIAN, True, PAIRED, IN_MEMORY, ALIGNMENT,
-            )  # fmt: skip
-        else:
-            _tiles(
-                entry, begin, weight_plane, plus_plane, minus_plane,
-                words, words, 0, 0, 0, 1.0,
-                seed_low, seed_high, eps, GAUSSIAN, False, PAIRED, IN_MEMORY, ALIGNMENT,
-            )  # fmt: skip
+    seed_low, seed_high, eps = probe_words(words)
+    if MOVED and tl.load(words + MOVING_WORD) != 0:
+        moves, rounding_low = tl.load(words + COUNT_WORD), tl.load(words + ROUNDING_WORD)
+        rounding_high = tl.load(words + ROUNDING_WORD + 1)
+        decay = tl.load(words + DECAY_WORD).to(tl.float32, bitcast=True)
+        _tiles(
+            entry, begin, weight_plane, plus_plane, minus_plane,
+            words, moves, rounding_low, rounding_high, decay,
+            seed_low, seed_high, eps, GAUSSIAN, True, PAIRED, ALIGNMENT,
+        )  # fmt: skip
     else:
         _tiles(
             entry, begin, weight_plane, plus_plane, minus_plane,
-            words, words, moves, rounding_low, rounding_high, decay,
-            seed_low, seed_high, eps, GAUSSIAN, MOVED, PAIRED, IN_MEMORY, ALIGNMENT,
+            words, 0, 0, 0, 1.0,
+            seed_low, seed_high, eps, GAUSSIAN, False, PAIRED, ALIGNMENT,
         )  # fmt: skip
 
 
 @triton.jit
 def _tiles(
     entry, begin, weight, plus, minus,
-    words, moves_at, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
-    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr, IN_MEMORY: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
+    words, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
+    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr, ALIGNMENT: tl.constexpr,
 ):  # fmt: skip
     """Do a program's share of an entry, the tiles from `begin` on. Planes: as `_plane` returns them."""
     parameter = tl.load(entry + PARAMETER).to(tl.int32)
@@ -184,13 +142,13 @@ def _tiles(
         w = tl.load(at, mask)
         if MOVED:
             w = moved(
-                w, first, moves_at, moves, rounding_low, rounding_high, factor, parameter,
+                w, first, words + MOVES_WORD, moves, rounding_low, rounding_high, factor, parameter,
                 weight_start.dtype.element_ty, GAUSSIAN,
             )  # fmt: skip
             tl.store(at, w, mask)
         if PAIRED:
-            if IN_MEMORY:  # read again: kept meanwhile, they would be two registers too many
-                _, seed_high, eps = probe_words(words)
+            # Read again: kept meanwhile, they would be two registers too many.
+            _, seed_high, eps = probe_words(words)
             z = direction_tile(seed_low, seed_high, parameter, first, TILE_SIZE, GAUSSIAN)
             at = plus_start + row * plus_row + col * plus_col + lane * plus_col
             tl.store(at, tl.fma(z, eps, w.to(tl.float32)).to(plus_start.dtype.element_ty), mask)

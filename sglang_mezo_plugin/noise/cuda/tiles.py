@@ -16,13 +16,12 @@ from sglang_mezo_plugin.noise.cuda.formats import round_stochastically
 from sglang_mezo_plugin.noise.cuda.numbers import direction as direction_tile
 from sglang_mezo_plugin.noise.cuda.numbers import rounding_bits
 from sglang_mezo_plugin.noise.region import Region
-from sglang_mezo_plugin.noise.step_numbers import seed_words
 
 TILE = 2048  # elements of a program: sixteen for each of its 128 threads, in two groups of eight
 GROUP = 8  # neighbours that one thread makes, so that tiles begin at multiples of it
 TILE_SIZE = tl.constexpr(TILE)
 SEED_WORD, EPS_WORD = tl.constexpr(step_numbers.SEED), tl.constexpr(step_numbers.EPS)
-PER_CALL = ("seed_low", "seed_high", "parameter")  # not to be compiled for
+PER_CALL = ("parameter",)  # not to be compiled for
 
 
 def layout(region: Region) -> tuple[int, int]:
@@ -30,12 +29,6 @@ def layout(region: Region) -> tuple[int, int]:
     steps = (region.offset, region.row_stride) if region.rows > 1 else (region.offset,)
     lead = 0 if all(step % GROUP == 0 for step in steps) else GROUP - 1
     return math.gcd(*steps, region.cols, 16), triton.cdiv(region.cols + lead, TILE)
-
-
-def seed_arguments(seed: int) -> tuple[int, int]:
-    """Return the halves of a seed as arguments of a kernel."""
-    low, high = seed_words(seed)
-    return signed(low), signed(high)
 
 
 def signed(word: int) -> int:

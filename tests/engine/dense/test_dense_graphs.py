@@ -10,7 +10,7 @@ from dense_runs import DECAY, ENGINE_ARGS, EPS, compare, moves, seeds_of
 from frozen_capture import FrozenCapture
 
 from sglang_mezo_plugin.engine import opening
-from sglang_mezo_plugin.engine.dense import graphs as dense_graphs
+from sglang_mezo_plugin.engine.dense import carrier as dense_carrier
 from sglang_mezo_plugin.engine.dense import halves
 from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, CudaCapture
@@ -86,7 +86,12 @@ def test_steps_that_there_is_no_room_for(
     capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More moves than that; and decay without a move."""
-    monkeypatch.setattr(dense_graphs, "StepNumbers", partial(StepNumbers, room=2))
+
+    class RoomForTwo(StepNumbers):
+        def __init__(self, device: torch.device | str, room: int = 2) -> None:
+            super().__init__(device, room)
+
+    monkeypatch.setattr(dense_carrier, "StepNumbers", RoomForTwo)
 
     def steps(carrier: DenseCarrier, folder: Path) -> list[Scores]:
         scores = []

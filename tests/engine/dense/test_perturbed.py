@@ -5,8 +5,9 @@ import torch
 from one_tensor import accumulate_, perturb_pair_into
 
 from sglang_mezo_plugin.engine.dense.placement import Piece
+from sglang_mezo_plugin.engine.dense.probes import Probe
 from sglang_mezo_plugin.engine.dense.weights import Perturbed, Update, bytes_of
-from sglang_mezo_plugin.noise import Distribution, Region
+from sglang_mezo_plugin.noise import Distribution, Region, StepNumbers
 
 EPS = 1e-2
 
@@ -26,10 +27,11 @@ def test_dtypes_may_differ(distribution: Distribution) -> None:
     size = bytes_of(parameters)
     buffers = tuple(torch.empty(size, dtype=torch.uint8) for _ in range(2))
     perturbed = Perturbed(parameters, pieces, buffers, distribution)
-    moves, seed = [(5, 0.1)], 6
+    moves, seed, numbers = [(5, 0.1)], 6, StepNumbers("cpu")
     for step in range(3):
-        perturbed.wait(Update(moves, 0.9, step))
-        perturbed.write(seed, EPS)
+        perturbed.wait(Update(moves, 0.9, step, StepNumbers.moving("cpu", moves, step, 0.9)))
+        numbers.set(seed, EPS, moves, step, 0.9)
+        Probe(numbers).write(perturbed)
         for i, (weight, region) in enumerate(zip(expected, regions, strict=True)):
             accumulate_(weight, moves, region, step, 0.9 if i != 1 else 1.0, distribution)
             plus, minus = torch.empty_like(weight), torch.empty_like(weight)
