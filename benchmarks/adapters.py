@@ -44,7 +44,6 @@ from sglang_mezo_plugin.client.transport import Transport
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.peft_files import target_names
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.patching.series import require_patched
 from sglang_mezo_plugin.training.population import tensors_at
 
@@ -154,7 +153,7 @@ def measure(args: argparse.Namespace, server: Server, adapter: Adapter) -> Itera
     prompts = random.integers(FIRST_TOKEN, high, size=(args.prompts, args.length)).tolist()
     jobs = [Job(prompt, Sampling(args.tokens)) for prompt in prompts]
     config = adapter.config.to_dict()
-    tensors = [partial(tensors_at, adapter, Direction(seed), SIGMA) for seed in range(args.members)]
+    tensors = [partial(tensors_at, adapter, seed, SIGMA) for seed in range(args.members)]
     members = [Member(make, config, jobs) for make in tensors]
     requests = args.members * args.prompts
     names = [server.load(make(), config) for make in tensors]

@@ -16,7 +16,7 @@ from models import Model
 from timing import Run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.noise import Region, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.sampler import Sampler
 from sglang_mezo_plugin.training.spsa import projected_grad
@@ -25,37 +25,54 @@ EPS, LEARNING_RATE = 1e-3, 1e-6
 DUMMY_RANGE = 1e-3  # of the weights that SGLang makes up with --load-format dummy
 
 # Adds coefficient * z to all parameters, z being drawn from a seed.
-Move = Callable[[Mapping[str, torch.Tensor], int, float], None]
+Move = Callable[[int, float], None]
 
 
-def add_normal(parameters: Mapping[str, torch.Tensor], seed: int, coefficient: float) -> None:
+def by_normal(parameters: Mapping[str, torch.Tensor]) -> Move:
     """As the reference does: torch.normal, parameter after parameter, from one generator."""
     device = next(iter(parameters.values())).device
-    generator = torch.Generator(device).manual_seed(seed)
-    for parameter in parameters.values():
-        z = torch.normal(0.0, 1.0, parameter.shape, generator=generator, device=device, dtype=parameter.dtype)
-        parameter.add_(z, alpha=coefficient)
+
+    def move(seed: int, coefficient: float) -> None:
+        generator = torch.Generator(device).manual_seed(seed)
+        for parameter in parameters.values():
+            z = torch.normal(
+                0.0, 1.0, parameter.shape, generator=generator, device=device, dtype=parameter.dtype
+            )
+            parameter.add_(z, alpha=coefficient)
+
+    return move
 
 
-def add_fused(parameters: Mapping[str, torch.Tensor], seed: int, coefficient: float) -> None:
-    """With this project's noise: one launch a parameter, which never writes z to memory."""
-    moves = [(Direction(seed), coefficient)]
-    for name, parameter in parameters.items():
-        accumulate_(parameter, moves, Region.whole(name, parameter.shape), rounding_seed=seed)
+def by_plan(parameters: Mapping[str, torch.Tensor]) -> Move:
+    """With this project's noise: one launch for all parameters, which never writes z to memory."""
+    parts = [(tensor, Region.whole(name, tensor.shape), True) for name, tensor in parameters.items()]
+    plan = UpdatePlan(parts, "gaussian")
+    device = next(iter(parameters.values())).device
+
+    def move(seed: int, coefficient: float) -> None:
+        plan.accumulate_(StepNumbers.moving(device, [(seed, coefficient)], rounding_seed=seed))
+
+    return move
 
 
-MOVES: dict[str, Move] = {"baseline": add_normal, "baseline-fused": add_fused}
+MOVES: dict[str, Callable[[Mapping[str, torch.Tensor]], Move]] = {
+    "baseline": by_normal,
+    "baseline-fused": by_plan,
+}
 
 
 class PlainMezo:
     """MeZO on a causal language model of transformers, all of whose weights it moves in place."""
 
     def __init__(
-        self, model: PreTrainedModel, move: Move, eps: float = EPS, learning_rate: float = LEARNING_RATE
+        self,
+        model: PreTrainedModel,
+        make_move: Callable[[Mapping[str, torch.Tensor]], Move],
+        eps: float = EPS,
+        learning_rate: float = LEARNING_RATE,
     ) -> None:
         self._model = model.eval()
-        self._parameters = {name: parameter.data for name, parameter in model.named_parameters()}
-        self._move = move
+        self._move = make_move({name: parameter.data for name, parameter in model.named_parameters()})
         self._eps = eps
         self._learning_rate = learning_rate
 
@@ -63,13 +80,13 @@ class PlainMezo:
     def step(self, batch: Sequence[Example], seed: int) -> tuple[float, float]:
         """Make a step along the direction of a seed; return the losses at + and at -."""
         inputs = _padded(batch, self._model.device)
-        self._move(self._parameters, seed, self._eps)
+        self._move(seed, self._eps)
         plus = self.loss(*inputs)
-        self._move(self._parameters, seed, -2 * self._eps)
+        self._move(seed, -2 * self._eps)
         minus = self.loss(*inputs)
-        self._move(self._parameters, seed, self._eps)
+        self._move(seed, self._eps)
         losses = torch.stack((plus, minus)).tolist()
-        self._move(self._parameters, seed, -self._learning_rate * projected_grad(*losses, self._eps))
+        self._move(seed, -self._learning_rate * projected_grad(*losses, self._eps))
         return losses[0], losses[1]
 
     def loss(self, ids: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

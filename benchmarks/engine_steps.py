@@ -16,7 +16,7 @@ from timing import Run
 
 from sglang_mezo_plugin.engine.session import Session, open_session
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.noise import Direction, Distribution
+from sglang_mezo_plugin.noise import Distribution, Moves
 from sglang_mezo_plugin.runs.folder import RunFolder
 from sglang_mezo_plugin.runs.journal import Header, StepRecord
 from sglang_mezo_plugin.tasks.example import Batch, Example
@@ -47,13 +47,21 @@ class EngineOptions:
 
 @contextmanager
 def open_engine(
-    model: Model, carrier: str, examples: Sequence[Example], options: EngineOptions
+    model: Model,
+    carrier: str,
+    examples: Sequence[Example],
+    options: EngineOptions,
+    noise: Distribution = "gaussian",
 ) -> Iterator[Session]:
-    """Yield a session on random weights. carrier: lora, full, or forward."""
+    """Yield a session on random weights. carrier: lora, full, or forward. noise: of its directions."""
     adapter = None
     if carrier == "lora":
         adapter = Adapter.fresh(
-            model.folder, 0, options.lora_rank, target_modules=options.lora_target_modules
+            model.folder,
+            0,
+            options.lora_rank,
+            target_modules=options.lora_target_modules,
+            distribution=noise,
         )
     # A session that does not train makes room for one copy: here each batch stands in a forward twice.
     copies = 2 if carrier == "forward" else 1
@@ -63,6 +71,7 @@ def open_engine(
         trains=carrier != "forward",
         examples=[*examples] * copies,
         batch_size=options.batch_size * copies,
+        distribution=noise,
         device=options.device,
         dtype=options.dtype,
         server_args=["--load-format", "dummy", *options.server_args],
@@ -74,11 +83,11 @@ def open_engine(
         yield session
 
 
-def engine_run(carrier: Carrier, sampler: Sampler, noise: Distribution) -> Run:
+def engine_run(carrier: Carrier, sampler: Sampler) -> Run:
     """Return what makes steps through a Trainer, each time from step 1 in a new run folder."""
 
     def run(steps: int, after_step: Callable[[float, float], None]) -> None:
-        config = TrainerConfig(steps=steps, learning_rate=LEARNING_RATE, eps=EPS, distribution=noise)
+        config = TrainerConfig(steps=steps, learning_rate=LEARNING_RATE, eps=EPS)
         with TemporaryDirectory() as path:
             folder = RunFolder(Path(path))
             with folder.open_journal(HEADER, resume=False) as journal:
@@ -99,14 +108,12 @@ class MirroredForward:
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
         others = [replace(example, prompt=example.prompt[::-1]) for example in batch.examples]
         scores = self._carrier.score(Batch((*batch.examples, *others), batch.identity))
         return [(scores[: len(others)], scores[len(others) :])]
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
         """There is nothing to move."""
 
 

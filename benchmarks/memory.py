@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace, server_args: Sequence[str], carrier: str) 
                 case["kv_pool_gib"] = (
                     session.pools["max_total_tokens"] * model.kv_elements * dtype.itemsize / GIB
                 )
-                one = engine_run(session.carrier, Sampler(examples, args.batch_size, seed=0), "gaussian")
+                one = engine_run(session.carrier, Sampler(examples, args.batch_size, seed=0))
                 forget_peak(args.device)
                 times, _ = step_ms(one, args.steps, WARMUP, args.device)
                 # Watching costs time: in steps of their own.

@@ -1,4 +1,4 @@
-"""Time the noise: how fast directions are made, next to torch.normal and to a copy of the same tensor.
+"""Time the noise: how fast weights are perturbed and moved, next to torch.normal and to a copy of them.
 
     python benchmarks/noise.py --elements 2**28                          # on a GPU
     python benchmarks/noise.py --device cpu --elements 2**22 --dtypes float32
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,18 +22,15 @@ from timing import median_ms
 from sglang_mezo_plugin.cli.parsing import Parser
 from sglang_mezo_plugin.errors import UserError, one_line_errors, quiet_libraries
 from sglang_mezo_plugin.noise import (
-    Direction,
     PairPlan,
     Region,
-    accumulate_,
-    direction_into,
-    perturb_pair_into,
+    StepNumbers,
 )
 
 COLUMNS = {"dtype": -9, "operation": -30, "ms": 10, "GB/s": 9, "normals/s": 10, "x copy": 7}
 COLS = 4096  # of the weight: a usual number of inputs
 DTYPES = ("float32", "float16", "bfloat16")
-COEFFICIENT = 1e-6
+MOVES = [(1, 1e-6)]
 
 # What is timed, how many times it reads or writes an element, and whether it makes a number for each.
 Operation = tuple[str, Callable[[], object], int, bool]
@@ -97,36 +95,13 @@ def operations(elements: int, dtype: torch.dtype, device: str) -> Iterator[Opera
     region = Region.whole("weight", weight.shape)
     yield "copy", lambda: out.copy_(weight), 2, False
     yield "torch.normal", lambda: torch.normal(0.0, 1.0, weight.shape, out=out), 1, True
+    numbers = StepNumbers(device)
+    numbers.set(1, 1e-3, MOVES, rounding_seed=1)
     for name in ("gaussian", "rademacher"):
-        direction = Direction(1, name)
-        moves = [(direction, COEFFICIENT)]
-        yield (
-            f"direction_into {name}",
-            lambda direction=direction: direction_into(out, direction, region),
-            1,
-            True,
-        )
-        yield (
-            f"perturb_pair_into {name}",
-            lambda direction=direction: perturb_pair_into(out, minus, weight, direction, region, 1e-3),
-            3,
-            True,
-        )
-        yield (
-            f"accumulate_ {name}",
-            lambda moves=moves: accumulate_(weight, moves, region, rounding_seed=1),
-            2,
-            True,
-        )
-        plan = PairPlan([(out, minus, weight, region)])
-        yield (
-            f"move_and_write {name}",
-            lambda plan=plan, moves=moves, direction=direction: plan.move_and_write(
-                direction, 1e-3, moves, rounding_seed=1
-            ),
-            4,
-            True,
-        )
+        plan = PairPlan([(out, minus, weight, region)], name)
+        yield f"write {name}", partial(plan.write, numbers), 3, True
+        yield f"accumulate_ {name}", partial(plan.accumulate_, numbers), 2, True
+        yield f"move_and_write {name}", partial(plan.move_and_write, numbers), 4, True
 
 
 def count(text: str) -> int:

@@ -79,13 +79,13 @@ class Result:
 
 
 def measure_cases(model: Model, cases: Sequence[Case], settings: Settings, rates: Rates) -> Iterator[Result]:
-    """Measure cases that have their model and carrier in common.
+    """Measure cases that have their model, carrier and noise in common.
 
     What does not fit into memory is said in its result. If that is so for all lengths together, each one is
     tried by itself.
     """
     lengths = sorted({case.length for case in cases})
-    carrier = cases[0].carrier
+    carrier, noise = cases[0].carrier, cases[0].noise
     examples = {
         length: random_examples(model, length, settings.batch_size * (settings.warmup + settings.steps))
         for length in lengths
@@ -93,7 +93,8 @@ def measure_cases(model: Model, cases: Sequence[Case], settings: Settings, rates
     opened = False
     free_memory(settings.device)  # of what was measured before, now that nothing refers to it
     try:
-        with _open(model, carrier, [e for length in lengths for e in examples[length]], settings) as make_run:
+        every = [e for length in lengths for e in examples[length]]
+        with _open(model, carrier, noise, every, settings) as make_run:
             opened = True
             for case in cases:
                 yield _measure(model, case, examples[case.length], settings, rates, make_run)
@@ -117,11 +118,11 @@ def _measure(
     examples: Sequence[Example],
     settings: Settings,
     rates: Rates,
-    make_run: Callable[[Sampler, Distribution], Run],
+    make_run: Callable[[Sampler], Run],
 ) -> Result:
     device, steps = settings.device, settings.steps_of(case.carrier)
     sampler = Sampler(examples, settings.batch_size, seed=0)
-    run = make_run(sampler, case.noise)
+    run = make_run(sampler)
     forget_peak(device)
     try:
         times, losses = step_ms(run, steps, settings.warmup, device)
@@ -151,14 +152,14 @@ def _measure(
 
 @contextmanager
 def _open(
-    model: Model, carrier: str, examples: Sequence[Example], settings: Settings
-) -> Iterator[Callable[[Sampler, Distribution], Run]]:
+    model: Model, carrier: str, noise: Distribution, examples: Sequence[Example], settings: Settings
+) -> Iterator[Callable[[Sampler], Run]]:
     """Yield what makes a run of a sampler's batches, with the model in memory."""
     if carrier in BASELINES:
         from baseline import MOVES, PlainMezo, baseline_run, random_model
 
         mezo = PlainMezo(random_model(model, settings.dtype, settings.device), MOVES[carrier])
-        yield lambda sampler, noise: baseline_run(mezo, sampler)
+        yield lambda sampler: baseline_run(mezo, sampler)
     else:
         from engine_steps import EngineOptions, engine_run, open_engine
 
@@ -173,5 +174,5 @@ def _open(
             (*ranks, *settings.server_args),
             settings.cuda_graph,
         )
-        with open_engine(model, carrier, examples, options) as session:
-            yield lambda sampler, noise: engine_run(session.carrier, sampler, noise)
+        with open_engine(model, carrier, examples, options, noise) as session:
+            yield lambda sampler: engine_run(session.carrier, sampler)

@@ -87,7 +87,7 @@ def run(words: Sequence[str]) -> None:
     table = Table(COLUMNS)
     table.print_header()
     with TemporaryDirectory() as folder:
-        for (name, _), group in groupby(cases_of(args), lambda case: (case.model, case.carrier)):
+        for (name, *_), group in groupby(cases_of(args), lambda case: (case.model, case.carrier, case.noise)):
             model = Model.write(name, Path(folder))
             for result in measure_cases(model, list(group), settings, rates):
                 results.append(result)
@@ -139,12 +139,12 @@ def settings_of(args: argparse.Namespace, server_args: Sequence[str]) -> Setting
 
 
 def cases_of(args: argparse.Namespace) -> Iterator[Case]:
-    """Yield all cases, those of a model and carrier one after the other."""
+    """Yield all cases, those of a model, carrier and noise one after the other."""
     for model, carrier in product(args.models, args.carriers):
         noises = ["gaussian"]
         if carrier == "full" or (carrier == "lora" and set(args.noise) == set(NOISES)):
             noises = args.noise
-        for length, noise in product(args.lengths, noises):
+        for noise, length in product(noises, args.lengths):
             yield Case(model, length, carrier, noise)
 
 

@@ -23,7 +23,7 @@ gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 "$python" -c 'import sglang, torch, transformers; print("sglang", sglang.__version__, "torch", torch.__version__, "transformers", transformers.__version__)'
 
-run tests/noise/test_noise_backends.py tests/noise/test_noise_errors.py tests/noise/test_step_table.py -k "not interpreted" "$@"
+run tests/noise/test_noise_backends.py tests/noise/test_noise_errors.py tests/noise/test_step_numbers.py -k "not interpreted" "$@"
 run tests/engine --attention-backend torch_native "$@"
 run tests/engine/lora/test_lora.py --attention-backend torch_native --lora-backend torch_native "$@"
 for attention in ${ATTENTION:-triton}; do

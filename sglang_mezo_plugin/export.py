@@ -23,7 +23,7 @@ from sglang_mezo_plugin.errors import UserError, one_line_errors
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import find_checkpoint, read_tensors, tensor_shapes
 from sglang_mezo_plugin.models.writing import write_checkpoint
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.noise import Distribution, Moves, Region, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.runs.header import file_hashes, hashed_files
 from sglang_mezo_plugin.runs.journal import Header, StepRecord, read_journal
 from sglang_mezo_plugin.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
@@ -63,13 +63,13 @@ def export(options: ExportOptions) -> None:
 class _TensorCarrier:
     """One tensor of a checkpoint."""
 
-    def __init__(self, name: str, tensor: torch.Tensor) -> None:
-        self._region = Region.whole(name, tensor.shape)
-        self._tensor = tensor.flatten(1) if tensor.dim() > 2 else tensor
-        self._decays = tensor.dim() > 1
+    def __init__(self, name: str, tensor: torch.Tensor, distribution: Distribution) -> None:
+        region = Region.whole(name, tensor.shape)
+        matrix = tensor.flatten(1) if tensor.dim() > 2 else tensor
+        self._plan = UpdatePlan([(matrix, region, tensor.dim() > 1)], distribution)
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        accumulate_(self._tensor, moves, self._region, rounding_seed, decay if self._decays else 1.0)
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
+        self._plan.accumulate_(StepNumbers.moving("cpu", moves, rounding_seed, decay))
 
 
 def _export_adapter(
@@ -77,7 +77,7 @@ def _export_adapter(
 ) -> None:
     config = header.config
     if lora_path:
-        adapter = Adapter.load(lora_path, checkpoint)
+        adapter = Adapter.load(lora_path, checkpoint, config["distribution"])
     else:
         adapter = Adapter.fresh(
             checkpoint,
@@ -86,8 +86,9 @@ def _export_adapter(
             config["lora_alpha"],
             config["lora_target_modules"],
             config["lora_layers_to_transform"],
+            config["distribution"],
         )
-    replay(adapter, _optimizer(header), records, config["distribution"])
+    replay(adapter, _optimizer(header), records)
     adapter.save(target)
 
 
@@ -98,7 +99,8 @@ def _tensors(
     for name, tensor in read_tensors(checkpoint):
         if name in trained:
             tensor = tensor.to(getattr(torch, header.config["dtype"])).contiguous()
-            replay(_TensorCarrier(name, tensor), _optimizer(header), records, header.config["distribution"])
+            carrier = _TensorCarrier(name, tensor, header.config["distribution"])
+            replay(carrier, _optimizer(header), records)
             yield name, tensor
 
 

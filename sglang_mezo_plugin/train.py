@@ -74,6 +74,7 @@ def train(words: Sequence[str]) -> RunResult:
             eval_examples=eval_examples,
             batch_size=options.batch_size,
             num_pairs=options.num_pairs,
+            distribution=config.distribution,
             device=options.device,
             dtype=dtype,
             server_args=server_args,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from one_tensor import direction_into
 
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_, direction_into
+from sglang_mezo_plugin.noise import Distribution, Moves, Region, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -21,25 +22,26 @@ class Quadratic:
     of the only token, so the objective is `losses.completion`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, distribution: Distribution = "gaussian") -> None:
+        self.distribution = distribution
         theta = torch.arange(10, dtype=torch.float32) / 4
         self.theta = {"w": theta[:8].clone().view(2, 4), "b": theta[8:].clone()}
         self.regions = {name: Region.whole(name, tensor.shape) for name, tensor in self.theta.items()}
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
         return [
-            (self._score(batch, eps * self.z(direction)), self._score(batch, -eps * self.z(direction)))
-            for direction in directions
+            (self._score(batch, eps * self.z(seed)), self._score(batch, -eps * self.z(seed)))
+            for seed in seeds
         ]
 
     def score(self, batch: Batch) -> Scores:
         return self._score(batch, torch.zeros(10, dtype=torch.float64))
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        for name, tensor in self.theta.items():
-            accumulate_(tensor, moves, self.regions[name], decay=decay if tensor.dim() > 1 else 1.0)
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
+        parts = [(tensor, self.regions[name], tensor.dim() > 1) for name, tensor in self.theta.items()]
+        UpdatePlan(parts, self.distribution).accumulate_(
+            StepNumbers.moving("cpu", moves, rounding_seed, decay)
+        )
 
     def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:
         return {name: (tensor, self.regions[name]) for name, tensor in self.theta.items()}
@@ -51,11 +53,11 @@ class Quadratic:
         folder.mkdir(exist_ok=True)
         (folder / "theta").write_bytes(self.bits())
 
-    def z(self, direction: Direction) -> torch.Tensor:
-        """The direction on all of theta, [10], fp64."""
+    def z(self, seed: int) -> torch.Tensor:
+        """A direction on all of theta, [10], fp64."""
         parts = {name: torch.empty_like(tensor) for name, tensor in self.theta.items()}
         for name, part in parts.items():
-            direction_into(part, direction, self.regions[name])
+            direction_into(part, seed, self.regions[name], self.distribution)
         return self.flat(parts)
 
     def flat(self, parts: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:

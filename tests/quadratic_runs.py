@@ -61,7 +61,7 @@ class Run:
     ) -> None:
         self.config = config
         self.resume = resume
-        self.carrier = Quadratic()
+        self.carrier = Quadratic(config.distribution)
         self.optimizer = make_optimizer(
             optimizer, learning_rate=config.learning_rate, weight_decay=0.1, momentum=0.8, adam_eps=1e-3
         )

@@ -26,7 +26,7 @@ def check_trainable(mode: str, checkpoint: Path) -> None:
 
 def make_adapter(options: TrainOptions | EvolveOptions, checkpoint: Path) -> Adapter:
     if options.lora_path:
-        return Adapter.load(Path(options.lora_path), checkpoint)
+        return Adapter.load(Path(options.lora_path), checkpoint, options.distribution)
     return Adapter.fresh(
         checkpoint,
         options.seed,
@@ -34,4 +34,5 @@ def make_adapter(options: TrainOptions | EvolveOptions, checkpoint: Path) -> Ada
         options.lora_alpha,
         options.lora_target_modules,
         options.lora_layers_to_transform,
+        options.distribution,
     )

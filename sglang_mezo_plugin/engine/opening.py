@@ -18,6 +18,7 @@ from sglang_mezo_plugin.engine.ranks.layout import Layout
 from sglang_mezo_plugin.engine.ranks.share import Share
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.noise import Distribution
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Opening:
 
     options: keyword arguments of SGLang's ServerArgs, but for tp_size. ports: for each replica, where its
     shards meet; None if it has just one. cuda_graph: whether pairs are scored by CUDA graphs.
+    distribution: of the directions along which every weight moves; an adapter has its own.
     """
 
     checkpoint: Path
@@ -35,6 +37,7 @@ class Opening:
     options: Mapping[str, Any]
     ports: tuple[int | None, ...]
     cuda_graph: bool
+    distribution: Distribution
 
 
 def gpu_of(rank: int, options: Mapping[str, Any]) -> int:
@@ -49,10 +52,11 @@ def make_opening(
     layout: Layout,
     options: Mapping[str, Any],
     cuda_graph: bool,
+    distribution: Distribution,
 ) -> Opening:
     """Return an opening with free ports."""
     ports = [get_free_port_below_ephemeral() if layout.tp_size > 1 else None for _ in range(layout.dp_size)]
-    return Opening(checkpoint, adapter, trains, layout, options, tuple(ports), cuda_graph)
+    return Opening(checkpoint, adapter, trains, layout, options, tuple(ports), cuda_graph, distribution)
 
 
 @contextmanager
@@ -71,7 +75,7 @@ def open_share(opening: Opening, rank: int) -> Iterator[Share]:
         if opening.adapter is not None:
             carrier: FrozenCarrier = LoraCarrier(runner, opening.adapter, capture)
         elif opening.trains:
-            carrier = DenseCarrier(runner, opening.checkpoint, capture)
+            carrier = DenseCarrier(runner, opening.checkpoint, opening.distribution, capture)
         else:
             carrier = FrozenCarrier(runner)
         yield Share(runner, carrier, opening.checkpoint)

@@ -28,6 +28,7 @@ from sglang_mezo_plugin.engine.room import Room, fitting_batches, largest_batch,
 from sglang_mezo_plugin.engine.runner import free_memory
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
+from sglang_mezo_plugin.noise import Distribution
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.training.objectives import Objective, Scores, metrics
 from sglang_mezo_plugin.training.optimizers import Optimizer
@@ -70,6 +71,7 @@ def open_session(
     examples: Sequence[Example],
     batch_size: int,
     num_pairs: int = 1,
+    distribution: Distribution = "gaussian",
     eval_examples: Sequence[Example] = (),
     device: str | None = None,
     dtype: torch.dtype,
@@ -80,8 +82,9 @@ def open_session(
 ) -> Iterator[Session]:
     """Load a model and yield a session for it: the adapter, every weight, or, if not `trains`, no parameters.
 
-    examples, eval_examples: all that will be scored; `batch_size` of `examples` at a time. server_args: words
-    of SGLang's own command line. report: is told what the pools are. ranks: by default those of the
+    examples, eval_examples: all that will be scored; `batch_size` of `examples` at a time. distribution: of
+    the directions along which every weight moves; an adapter has its own. server_args: words of SGLang's own
+    command line. report: is told what the pools are. ranks: by default those of the
     options tp_size and dp_size. cuda_graph: score pairs by CUDA graphs. Raises UserError before any weight is
     loaded if weights and pools do not fit, for devices that are not there, or for an option that SGLang does
     not know.
@@ -124,7 +127,7 @@ def open_session(
         **mode_args,
         **pools,
     }
-    opening = make_opening(checkpoint, adapter, trains, ranks.layout, options, cuda_graph)
+    opening = make_opening(checkpoint, adapter, trains, ranks.layout, options, cuda_graph, distribution)
     with ranks.open():
         ranks.tell(range(1, ranks.layout.size), opening)
         with open_share(opening, rank=0) as share, ranks.leading():

@@ -24,7 +24,15 @@ from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.checkpoint import load_architecture, one_line
 from sglang_mezo_plugin.models.peft_files import CONFIG, WEIGHTS, module_path
 from sglang_mezo_plugin.models.writing import writing_folder
-from sglang_mezo_plugin.noise import Direction, Region, UpdatePlan, check_parameter_ids, parameter_id
+from sglang_mezo_plugin.noise import (
+    Distribution,
+    Moves,
+    Region,
+    StepNumbers,
+    UpdatePlan,
+    check_parameter_ids,
+    parameter_id,
+)
 from sglang_mezo_plugin.noise.philox import block_words
 
 # Of an adapter of which nothing is said.
@@ -46,10 +54,19 @@ PLAIN_BEGINNINGS = (True, False, "gaussian", "orthogonal")
 
 
 class Adapter:
-    """LoRA matrices A [rank, in] and B [out, rank] in fp32, by their names in PEFT's files."""
+    """LoRA matrices A [rank, in] and B [out, rank] in fp32, by their names in PEFT's files.
 
-    def __init__(self, config: LoraConfig, parameters: Mapping[str, torch.Tensor]) -> None:
+    distribution: of the directions along which they move.
+    """
+
+    def __init__(
+        self,
+        config: LoraConfig,
+        parameters: Mapping[str, torch.Tensor],
+        distribution: Distribution = "gaussian",
+    ) -> None:
         self.config = config
+        self.distribution = distribution
         self.tensors = dict(parameters)
         self.regions = {name: Region.whole(name, tensor.shape) for name, tensor in self.tensors.items()}
         self._update: UpdatePlan | None = None
@@ -64,6 +81,7 @@ class Adapter:
         alpha: float = ALPHA,
         target_modules: str | Sequence[str] | None = None,
         layers_to_transform: Sequence[int] | None = None,
+        distribution: Distribution = "gaussian",
     ) -> Adapter:
         """Return the adapter that PEFT would begin with: A uniform as by Kaiming, B zero.
 
@@ -86,10 +104,11 @@ class Adapter:
             shapes = _apply(config, model)
         except ValueError as error:
             raise UserError(f"--lora-target-modules: {one_line(error)}: {_choose(linear)}") from None
-        return cls(config, {name: _initial(name, shape, seed) for name, shape in shapes.items()})
+        parameters = {name: _initial(name, shape, seed) for name, shape in shapes.items()}
+        return cls(config, parameters, distribution)
 
     @classmethod
-    def load(cls, folder: Path, checkpoint: Path) -> Adapter:
+    def load(cls, folder: Path, checkpoint: Path, distribution: Distribution = "gaussian") -> Adapter:
         """Read a PEFT folder.
 
         Raises UserError for one that is incomplete or damaged, that is not of this model, or that is not a
@@ -112,7 +131,7 @@ class Adapter:
             wanted = list(shapes[name]) if name in shapes else "absent"
             if found != wanted:
                 raise UserError(f"{misfit}: {name} is {found}, but should be {wanted}: {OTHERS}")
-        return cls(config, {name: parameters[name].float() for name in shapes})
+        return cls(config, {name: parameters[name].float() for name in shapes}, distribution)
 
     def to(self, device: str | torch.device) -> Adapter:
         """Move the parameters to a device, and return the adapter."""
@@ -124,11 +143,13 @@ class Adapter:
         """Return each parameter with its region, to be changed in place."""
         return {name: (tensor, self.regions[name]) for name, tensor in self.tensors.items()}
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
         """Take a step, as `carrier.Carrier` does."""
         if self._update is None:
-            self._update = UpdatePlan([(*parameter, True) for parameter in self.parameters().values()])
-        self._update.accumulate_(moves, rounding_seed, decay)
+            parts = [(*parameter, True) for parameter in self.parameters().values()]
+            self._update = UpdatePlan(parts, self.distribution)
+        device = next(iter(self.tensors.values())).device
+        self._update.accumulate_(StepNumbers.moving(device, moves, rounding_seed, decay))
 
     def written(self) -> None:
         """Nothing to do: whoever uses the parameters reads them when needed."""

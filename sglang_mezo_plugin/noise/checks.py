@@ -1,18 +1,17 @@
-"""What the public functions of this package refuse, and the 2-D views that its backends work on."""
+"""Which tensors the public functions of this package refuse, and the 2-D views that its backends work on."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
 
-from sglang_mezo_plugin.noise.region import Direction, Region, check_seed
+from sglang_mezo_plugin.noise.region import Region
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INDEX_DTYPES = (torch.int32, torch.int64)
 
 
-def plan(region: Region, **tensors: torch.Tensor) -> tuple[list[torch.Tensor], Region]:
+def planes_of(region: Region, **tensors: torch.Tensor) -> tuple[list[torch.Tensor], Region]:
     """Check tensors against a region; return them as 2-D views, with the region to use for those.
 
     Where rows follow one another without a gap, in the tensors as in the checkpoint, they become one row:
@@ -59,34 +58,11 @@ def check_apart(**tensors: torch.Tensor) -> None:
             raise ValueError(f"{name} and {other} overlap in memory")
 
 
-def check_finite(what: str, value: float) -> None:
-    """Raise ValueError unless a number is finite in fp32."""
-    if not abs(value) <= torch.finfo(torch.float32).max:
-        raise ValueError(f"{what} must be finite in fp32, not {value}")
-
-
-def check_moves(moves: Sequence[tuple[Direction, float]]) -> None:
-    """Raise ValueError unless the coefficients are finite and the directions have one distribution."""
-    for _, coefficient in moves:
-        check_finite("a move's coefficient", coefficient)
-    if len({direction.distribution for direction, _ in moves}) > 1:
-        raise ValueError("the moves of one call must all have the same distribution")
-
-
-def check_rounding(weight: torch.Tensor, rounding_seed: int | None) -> None:
-    """Raise ValueError for a seed that is not one, or that a 16-bit weight lacks."""
-    if rounding_seed is not None:
-        check_seed("rounding_seed", rounding_seed)
-    elif weight.dtype != torch.float32:
-        raise ValueError(
-            f"a {weight.dtype} weight needs a rounding_seed: rounded to nearest, most updates are lost"
-        )
-
-
-def check_decay(decay: float) -> None:
-    """Raise ValueError unless a factor on weights is in [0, 1]."""
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay is a factor in [0, 1], not {decay}")
+def check_same_device(**tensors: torch.Tensor) -> None:
+    """Raise ValueError unless tensors are on one device."""
+    if len({tensor.device for tensor in tensors.values()}) > 1:
+        devices = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"tensors are on different devices: {devices}")
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -103,13 +79,6 @@ def _check_region(name: str, tensor: torch.Tensor, region: Region) -> None:
         raise ValueError(
             f"{name} has shape {list(tensor.shape)}, but its region is {region.rows} x {region.cols}"
         )
-
-
-def check_same_device(**tensors: torch.Tensor) -> None:
-    """Raise ValueError unless tensors are on one device."""
-    if len({tensor.device for tensor in tensors.values()}) > 1:
-        devices = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
-        raise ValueError(f"tensors are on different devices: {devices}")
 
 
 def _end(tensor: torch.Tensor) -> int:

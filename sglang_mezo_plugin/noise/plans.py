@@ -1,134 +1,103 @@
 """Many tensors at once: checked when a plan is made, then written by one launch on a GPU."""
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from sglang_mezo_plugin.noise.checks import (
-    check_apart,
-    check_decay,
-    check_finite,
-    check_moves,
-    check_rounding,
-    check_same_device,
-    plan,
-)
-from sglang_mezo_plugin.noise.region import Direction, Region
-from sglang_mezo_plugin.noise.step_table import StepTable
-
-Moves = Sequence[tuple[Direction, float]]
+from sglang_mezo_plugin.noise import backends
+from sglang_mezo_plugin.noise.checks import check_apart, check_same_device, planes_of
+from sglang_mezo_plugin.noise.region import Region
+from sglang_mezo_plugin.noise.step_numbers import StepNumbers
+from sglang_mezo_plugin.noise.values import Distribution, check_distribution
 
 
 class UpdatePlan:
     """Several weights that move together.
 
-    parts: (weight, region, whether decay applies) of each, as `accumulate_` takes them: of one dtype, on one
-    device. A plan works on their memory from now on.
+    parts: each weight, [rows, cols] or [cols], its region, and whether decay applies to it. All weights have
+    one dtype and are on one device. A plan works on their memory from now on. distribution: of the noise.
+
+    Its methods raise ValueError for numbers on another device.
     """
 
-    def __init__(self, parts: Sequence[tuple[torch.Tensor, Region, bool]]) -> None:
-        entries = [(*plan(region, weight=weight), decays) for weight, region, decays in parts]
-        self._plan = _Plan([weight for weight, _, _ in parts], entries)
+    def __init__(
+        self, parts: Sequence[tuple[torch.Tensor, Region, bool]], distribution: Distribution
+    ) -> None:
+        self._prepare(
+            [({"weight": weight}, region, decays) for weight, region, decays in parts], distribution
+        )
 
-    def accumulate_(self, moves: Moves, rounding_seed: int | None = None, decay: float = 1.0) -> None:
-        """Move all weights: the bits and the errors of `accumulate_`, with decay 1 where none applies."""
-        self._plan.run(None, 0.0, moves, rounding_seed, decay)
+    def _prepare(
+        self, parts: Sequence[tuple[Mapping[str, torch.Tensor], Region, bool]], distribution: Distribution
+    ) -> None:
+        """Check all that stays the same. Tensors are named; the first of them is the weight."""
+        check_distribution(distribution)
+        entries = []
+        for tensors, region, decays in parts:
+            check_apart(**tensors)
+            entries.append((*planes_of(region, **tensors), decays))
+        for planes in zip(*(planes for planes, _, _ in entries), strict=True):
+            kinds = {f"{plane.dtype} on {plane.device}" for plane in planes}
+            if len(kinds) > 1:
+                raise ValueError(f"the tensors of a plan must be alike, but are {', '.join(sorted(kinds))}")
+        self._weights = [planes[0] for planes, _, _ in entries]
+        # Kept here: a GPU has addresses alone, which would not keep the tensors alive.
+        self._entries = [entry for entry in entries if entry[0][0].numel()]
+        self._tensors = None
+        if self._entries:
+            backend = backends.backend_of(self._entries[0][0][0])
+            self._tensors = backend.MultiTensor(self._entries, distribution)
+
+    def accumulate_(self, numbers: StepNumbers) -> None:
+        """Set each weight to decay * weight + sum(c * z for (seed of z, c) in moves), in one pass, in place.
+
+        decay * weight is formed in fp32, with a decay of 1 where none applies; then each move is added in
+        turn, by a fused multiply-add. Moves may be empty.
+
+        An fp32 weight takes the result as it is. An fp16 or bf16 weight takes one of its two neighbours, at
+        random so that the expectation is the result: an update below half a unit in the last place, which
+        rounding to nearest would lose, counts on average. The random words are those of the rounding seed,
+        in a stream of their own: the seed of a direction will do. Give each step another one. A finite
+        result beyond the dtype's largest value becomes that value; infinities and NaN stay.
+
+        decay: factor on the weight, in [0, 1]; for weight decay, 1 - lr * lambda.
+        """
+        self._run(numbers, moves=True, writes=False)
+
+    def _run(self, numbers: StepNumbers, moves: bool, writes: bool) -> None:
+        for weight in self._weights[:1]:
+            check_same_device(numbers=numbers.words, weights=weight)
+        if self._tensors is not None:
+            self._tensors.run(numbers, moves, writes)
 
 
-class PairPlan:
-    """Where W + eps z and W - eps z of several tensors are to be written.
+class PairPlan(UpdatePlan):
+    """Weights, and where W + eps z and W - eps z of each are to be written.
 
-    parts: (out_plus, out_minus, weight, region) of each, as `perturb_pair_into` takes them. All out_plus have
-    one dtype, so have all out_minus and all weights; all are on one device. A plan works on their memory from
-    now on. decays: whether decay applies to each, where weights are moved; left out, it does.
+    parts: (out_plus, out_minus, weight, region) of each: three tensors of the region's shape that do not
+    overlap. All out_plus have one dtype, so have all out_minus and all weights; all are on one device. A plan
+    works on their memory from now on. decays: whether decay applies to each weight; left out, it does.
     """
 
     def __init__(
         self,
         parts: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Region]],
+        distribution: Distribution,
         decays: Sequence[bool] | None = None,
     ) -> None:
-        entries = []
         decays = [True] * len(parts) if decays is None else decays
-        for (out_plus, out_minus, weight, region), decayed in zip(parts, decays, strict=True):
-            planes = {"weight": weight, "out_plus": out_plus, "out_minus": out_minus}
-            check_apart(**planes)
-            entries.append((*plan(region, **planes), decayed))
-        self._plan = _Plan([weight for _, _, weight, _ in parts], entries)
+        self._prepare(
+            [
+                ({"weight": weight, "out_plus": out_plus, "out_minus": out_minus}, region, decayed)
+                for (out_plus, out_minus, weight, region), decayed in zip(parts, decays, strict=True)
+            ],
+            distribution,
+        )
 
-    def write(self, direction: Direction, eps: float) -> None:
-        """Write all pairs: the bits of `perturb_pair_into`. ValueError unless eps is finite."""
-        self._plan.run(direction, eps, None, None, 1.0)
+    def write(self, numbers: StepNumbers) -> None:
+        """Write all pairs: a fused multiply-add in fp32, rounded to nearest; z is evaluated once for both."""
+        self._run(numbers, moves=False, writes=True)
 
-    def accumulate_(self, moves: Moves, rounding_seed: int | None = None, decay: float = 1.0) -> None:
-        """Move all weights, as `UpdatePlan.accumulate_`."""
-        self._plan.run(None, 0.0, moves, rounding_seed, decay)
-
-    def move_and_write(
-        self, direction: Direction, eps: float, moves: Moves, rounding_seed: int | None, decay: float = 1.0
-    ) -> None:
-        """Move all weights, then write their pairs: the bits of `accumulate_` and `write`, in one pass.
-
-        The directions of moves have the distribution of `direction`; ValueError if not.
-        """
-        check_moves([*moves, (direction, 0.0)])
-        self._plan.run(direction, eps, moves, rounding_seed, decay)
-
-    def write_from(self, table: StepTable) -> None:
-        """Do as `write`, with the direction and eps that a table holds when the launch runs.
-
-        The same bits; no number is the host's, so that a graph may launch it again. ValueError for a table
-        on another device.
-        """
-        self._plan.run_from(table, moves=False)
-
-    def move_and_write_from(self, table: StepTable) -> None:
-        """Do as `move_and_write`, by a table's numbers alone: see `write_from`."""
-        self._plan.run_from(table, moves=True)
-
-
-class _Plan:
-    """Checks what changes from call to call, and hands the rest to the backend."""
-
-    def __init__(
-        self, weights: Sequence[torch.Tensor], entries: Sequence[tuple[list[torch.Tensor], Region, bool]]
-    ) -> None:
-        for planes in zip(*(planes for planes, _, _ in entries), strict=True):
-            kinds = {f"{plane.dtype} on {plane.device}" for plane in planes}
-            if len(kinds) > 1:
-                raise ValueError(f"the tensors of a plan must be alike, but are {', '.join(sorted(kinds))}")
-        entries = [entry for entry in entries if entry[0][0].numel()]
-        self._weights, self._entries = weights, entries  # a table of addresses would not keep them alive
-        self._plan = _backend(entries[0][0][0]).Plan(entries) if entries else None
-
-    def run(
-        self,
-        direction: Direction | None,
-        eps: float,
-        moves: Moves | None,
-        rounding_seed: int | None,
-        decay: float,
-    ) -> None:
-        check_finite("eps", eps)
-        check_decay(decay)
-        if moves is not None:
-            check_moves(moves)
-            for weight in self._weights[:1]:
-                check_rounding(weight, rounding_seed)
-        if self._plan is not None:
-            self._plan.run(direction, eps, moves, rounding_seed or 0, decay)
-
-    def run_from(self, table: StepTable, moves: bool) -> None:
-        for weight in self._weights[:1]:
-            check_same_device(table=table.words, weights=weight)
-        if self._plan is not None:
-            self._plan.run_from(table, moves)
-
-
-def _backend(weight: torch.Tensor) -> ModuleType:
-    if weight.is_cuda:
-        from sglang_mezo_plugin.noise.cuda import plans as backend
-    else:
-        from sglang_mezo_plugin.noise.cpu import kernels as backend
-    return backend
+    def move_and_write(self, numbers: StepNumbers) -> None:
+        """Move all weights, then write their pairs: the bits of `accumulate_` and `write`, in one pass."""
+        self._run(numbers, moves=True, writes=True)

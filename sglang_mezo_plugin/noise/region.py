@@ -1,32 +1,11 @@
-"""What a direction is, and where in the Hugging Face checkpoint an engine's tensor lies."""
+"""Where in the Hugging Face checkpoint an engine's tensor lies."""
 
 import hashlib
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 MAX_ELEMENTS = 2**34  # of a parameter: four to each of the blocks that 32 bits can count
-Distribution = Literal["gaussian", "rademacher"]
-
-
-@dataclass(frozen=True)
-class Direction:
-    """A direction over all parameters of a model: one seed, and how its elements are distributed.
-
-    seed: 0 <= seed < 2**64. ValueError if it is outside, or if the distribution is unknown.
-    """
-
-    seed: int
-    distribution: Distribution = "gaussian"
-
-    def __post_init__(self) -> None:
-        check_seed("seed", self.seed)
-        if self.distribution not in get_args(Distribution):
-            raise ValueError(
-                f"distribution must be one of {get_args(Distribution)}, not {self.distribution!r}"
-            )
 
 
 @dataclass(frozen=True)
@@ -96,16 +75,6 @@ def check_parameter_ids(names: Iterable[str]) -> None:
             raise ValueError(
                 f"parameters {other!r} and {name!r} have the same 32-bit id: train only one of them"
             )
-
-
-def check_seed(what: str, seed: int) -> None:
-    """Raise ValueError unless `seed` is an integer in [0, 2**64)."""
-    try:
-        operator.index(seed)
-    except TypeError:
-        raise ValueError(f"{what} must be an integer, not {seed!r}") from None
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"{what} must be in [0, 2**64), not {seed}")
 
 
 def _check_slice(what: str, start: int, stop: int, size: int) -> None:

@@ -6,16 +6,21 @@ from typing import Protocol
 
 import torch
 
-from sglang_mezo_plugin.noise import Direction, Region
+from sglang_mezo_plugin.noise import Distribution, Moves, Region
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
 
 
 class Trainable(Protocol):
-    """Parameters theta that an optimizer moves."""
+    """Parameters theta that an optimizer moves.
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        """Set theta to decay * theta + sum(c * z for (z, c) in moves).
+    distribution: of all directions. A direction z is its seed.
+    """
+
+    distribution: Distribution
+
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
+        """Set theta to decay * theta + sum(c * z for (seed of z, c) in moves).
 
         Decay spares biases and norms: parameters of one dimension. rounding_seed: for the stochastic rounding
         of 16-bit parameters, another one each step.
@@ -41,10 +46,8 @@ class Trainable(Protocol):
 class Carrier(Trainable, Protocol):
     """Trainable parameters theta that an engine evaluates without ever moving them while it probes."""
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
-        """Score a batch at theta + eps z and at theta - eps z, for each direction z."""
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
+        """Score a batch at theta + eps z and at theta - eps z, for the direction z of each seed."""
         ...
 
     def score(self, batch: Batch) -> Scores:

@@ -13,8 +13,9 @@ from sglang_mezo_plugin.training.schedules import Schedule
 class TrainerConfig:
     """What the loop needs to know; each name is an option. UserError for a number out of range.
 
-    projected_grad_clip: bound on each |projected gradient|; None: none. eval_steps: evaluate after so many
-    steps; 0: only at the start and the end.
+    distribution: of the directions, for whoever makes the carrier. projected_grad_clip: bound on each
+    |projected gradient|; None: none. eval_steps: evaluate after so many steps; 0: only at the start and the
+    end.
     """
 
     steps: int = bounded(MISSING, Bound(at_least=1))
@@ -32,4 +33,4 @@ class TrainerConfig:
         check_fields(self)
         if not 0 <= self.warmup_steps <= self.steps:
             raise UserError(f"--warmup-steps must be at least 0 and at most --steps, not {self.warmup_steps}")
-        spsa.directions(self.seed, self.steps, self.num_pairs, self.distribution)
+        spsa.direction_seeds(self.seed, self.steps, self.num_pairs)

@@ -50,22 +50,22 @@ class PairEstimator:
         """Score a step's batch. NonFiniteLoss if a loss is, or if it has no projected gradient in fp32."""
         config = self.config
         batch = self.sampler.batch(step)
-        directions = spsa.directions(config.seed, step, config.num_pairs, config.distribution)
+        seeds = spsa.direction_seeds(config.seed, step, config.num_pairs)
         losses = [
             (loss(self.objective, batch.examples, plus), loss(self.objective, batch.examples, minus))
-            for plus, minus in self.carrier.score_pairs(batch, directions, config.eps)
+            for plus, minus in self.carrier.score_pairs(batch, seeds, config.eps)
         ]
         grads = [spsa.projected_grad(plus, minus, config.eps) for plus, minus in losses]
-        for direction, (plus, minus), grad in zip(directions, losses, grads, strict=True):
+        for seed, (plus, minus), grad in zip(seeds, losses, grads, strict=True):
             # Infinite losses make an infinite or NaN gradient; moves are made of fp32 coefficients.
             if not abs(grad) <= FLOAT32_MAX:
                 raise NonFiniteLoss(
                     f"step {step}: losses {plus} and {minus} at theta + eps z and theta - eps z (batch "
-                    f"{batch.identity}, direction seed {direction.seed}): {CURE}"
+                    f"{batch.identity}, direction seed {seed}): {CURE}"
                 )
         record = StepRecord(
             step,
-            tuple(direction.seed for direction in directions),
+            seeds,
             tuple(plus for plus, _ in losses),
             tuple(minus for _, minus in losses),
             tuple(spsa.clip(grad, config.projected_grad_clip) for grad in grads),

@@ -7,7 +7,7 @@ replaying the journal rebuilds it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -15,14 +15,14 @@ import torch
 
 from sglang_mezo_plugin.bounds import FRACTION, POSITIVE, bounded, check_fields
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.noise import Moves, StepNumbers, UpdatePlan
 from sglang_mezo_plugin.training.carrier import Trainable
 
 OptimizerName = Literal["sgd", "momentum", "adam"]
 NAMES = get_args(OptimizerName)
 
-Grads = Sequence[tuple[Direction, float]]
-"""The directions of a step, each with its projected gradient, clipped."""
+Grads = Sequence[tuple[int, float]]
+"""The seed of each direction of a step, with the projected gradient along it, clipped."""
 
 
 class Optimizer(Protocol):
@@ -60,9 +60,9 @@ class SGD:
         self._carrier = carrier
 
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
-        moves = [(direction, -learning_rate * grad / len(grads)) for direction, grad in grads]
+        moves = [(seed, -learning_rate * grad / len(grads)) for seed, grad in grads]
         decay = 1 - learning_rate * self.weight_decay
-        self._carrier.step(moves, decay=decay, rounding_seed=grads[0][0].seed)
+        self._carrier.step(moves, decay=decay, rounding_seed=grads[0][0])
 
 
 class Momentum:
@@ -75,11 +75,12 @@ class Momentum:
     def attach(self, carrier: Trainable) -> None:
         self._carrier = carrier
         self._velocity = _zeros(carrier)
+        self._plan = _plan(self._velocity, carrier)
 
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
-        for name, (parameter, region) in self._carrier.parameters().items():
+        _accumulate(self._plan, self._velocity, grads, self.momentum)
+        for name, (parameter, _) in self._carrier.parameters().items():
             velocity = self._velocity[name]
-            accumulate_(velocity, _mean(grads), region, decay=self.momentum)
             if parameter.dim() > 1:
                 velocity.add_(parameter, alpha=self.weight_decay)
             parameter.add_(velocity, alpha=-learning_rate)
@@ -103,11 +104,16 @@ class Adam:
         self._carrier = carrier
         self._first = _zeros(carrier)
         self._second = _zeros(carrier)
+        self._gradient = _zeros(carrier)
+        self._plan = _plan(self._gradient, carrier)
 
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
         beta1, beta2 = self.betas
-        for name, (parameter, region) in self._carrier.parameters().items():
-            gradient = _gradient(parameter, region, grads)
+        for gradient in self._gradient.values():
+            gradient.zero_()
+        _accumulate(self._plan, self._gradient, grads)
+        for name, (parameter, _) in self._carrier.parameters().items():
+            gradient = self._gradient[name]
             first = self._first[name].lerp_(gradient, 1 - beta1)
             second = self._second[name].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             scale = (second.sqrt() / math.sqrt(1 - beta2**step)).add_(self.eps)
@@ -146,12 +152,17 @@ def _zeros(carrier: Trainable) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(parameter) for name, (parameter, _) in carrier.parameters().items()}
 
 
-def _mean(grads: Grads) -> list[tuple[Direction, float]]:
-    return [(direction, grad / len(grads)) for direction, grad in grads]
+def _plan(buffers: Mapping[str, torch.Tensor], carrier: Trainable) -> UpdatePlan:
+    """Return what adds directions to buffers of the parameters' names and shapes."""
+    regions = {name: region for name, (_, region) in carrier.parameters().items()}
+    parts = [(buffer, regions[name], True) for name, buffer in buffers.items()]
+    return UpdatePlan(parts, carrier.distribution)
 
 
-def _gradient(parameter: torch.Tensor, region: Region, grads: Grads) -> torch.Tensor:
-    """Return mean(g_i z_i) for a parameter: fp32, of its shape."""
-    gradient = torch.zeros_like(parameter)
-    accumulate_(gradient, _mean(grads), region)
-    return gradient
+def _accumulate(
+    plan: UpdatePlan, buffers: Mapping[str, torch.Tensor], grads: Grads, decay: float = 1.0
+) -> None:
+    """Add mean(g_i z_i) to decay times each buffer; being fp32, they are not rounded by the seed 0."""
+    moves: Moves = [(seed, grad / len(grads)) for seed, grad in grads]
+    device = next(iter(buffers.values())).device
+    plan.accumulate_(StepNumbers.moving(device, moves, 0, decay))

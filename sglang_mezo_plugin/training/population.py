@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, accumulate_
+from sglang_mezo_plugin.noise import StepNumbers, UpdatePlan
 from sglang_mezo_plugin.rewards.loading import CheckedReward
 from sglang_mezo_plugin.runs.journal import StepRecord
 from sglang_mezo_plugin.tasks.questions import Question
@@ -72,10 +72,10 @@ class Population:
         """
         config, strategy = self._config, self._strategy
         batch = self._sampler.batch(step)
-        directions = spsa.directions(config.seed, step, config.num_pairs, config.distribution)
+        seeds = spsa.direction_seeds(config.seed, step, config.num_pairs)
         signs = (config.eps, -config.eps) if strategy.estimator == "mirrored" else (config.eps,)
         jobs = self._jobs(batch.examples, step)
-        members = [self._member(jobs, z, coefficient) for z in directions for coefficient in signs]
+        members = [self._member(jobs, seed, coefficient) for seed in seeds for coefficient in signs]
         if strategy.mean:
             members.append(self._member(jobs))
         outcomes = self._asker.evaluate_members(members, strategy.concurrency)
@@ -94,7 +94,7 @@ class Population:
             )
         record = StepRecord(
             step,
-            tuple(directions[number].seed for number in alive),
+            tuple(seeds[number] for number in alive),
             tuple(-reward for reward in plus),
             tuple(-reward for reward in minus[0]) if minus else (),
             tuple(grads),
@@ -123,19 +123,19 @@ class Population:
             for number, question in enumerate(questions)
         ]
 
-    def _member(
-        self, jobs: Sequence[Job], direction: Direction | None = None, coefficient: float = 0.0
-    ) -> Member:
-        tensors = partial(tensors_at, self._adapter, direction, coefficient)
+    def _member(self, jobs: Sequence[Job], seed: int | None = None, coefficient: float = 0.0) -> Member:
+        tensors = partial(tensors_at, self._adapter, seed, coefficient)
         return Member(tensors, self._adapter.config.to_dict(), jobs)
 
 
-def tensors_at(adapter: Adapter, direction: Direction | None, coefficient: float) -> dict[str, torch.Tensor]:
-    """Return theta + coefficient * z in fp32, by PEFT's names; theta itself without a direction."""
+def tensors_at(adapter: Adapter, seed: int | None, coefficient: float) -> dict[str, torch.Tensor]:
+    """Return theta + coefficient * z in fp32, by PEFT's names; theta itself without a seed of z."""
     tensors = {name: tensor.clone() for name, tensor in adapter.tensors.items()}
-    if direction is not None:
-        for name, tensor in tensors.items():
-            accumulate_(tensor, [(direction, coefficient)], adapter.regions[name])
+    if seed is not None:
+        parts = [(tensor, adapter.regions[name], True) for name, tensor in tensors.items()]
+        device = parts[0][0].device
+        numbers = StepNumbers.moving(device, [(seed, coefficient)], 0)  # fp32: not rounded
+        UpdatePlan(parts, adapter.distribution).accumulate_(numbers)
     return tensors
 
 

@@ -9,16 +9,15 @@ arXiv:2305.17333, definition 1 and algorithm 1.
 
 from sglang_mezo_plugin.bounds import POSITIVE, Bound
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, Distribution
 
 EPS = POSITIVE
 SEED = Bound(at_least=0, below=2**31, words="in [0, 2**31)")
 
 
-def directions(seed: int, step: int, num_pairs: int, distribution: Distribution) -> tuple[Direction, ...]:
-    """Return the directions of step 1, 2, ...: num_pairs of them, from the run's seed.
+def direction_seeds(seed: int, step: int, num_pairs: int) -> tuple[int, ...]:
+    """Return the seeds of the directions of step 1, 2, ...: num_pairs of them, from the run's seed.
 
-    A direction's seed is `seed << 32 | (step - 1) * num_pairs + pair`. So no two in a run are equal, nor any
+    That of a pair is `seed << 32 | (step - 1) * num_pairs + pair`. So no two in a run are equal, nor any
     two of runs with different seeds; and Philox makes independent streams of different seeds.
 
     UserError unless 0 <= seed < 2**31 and step * num_pairs <= 2**32.
@@ -30,7 +29,7 @@ def directions(seed: int, step: int, num_pairs: int, distribution: Distribution)
             "there would be no seeds left"
         )
     first = seed << 32 | (step - 1) * num_pairs
-    return tuple(Direction(first + pair, distribution) for pair in range(num_pairs))
+    return tuple(range(first, first + num_pairs))
 
 
 def projected_grad(loss_plus: float, loss_minus: float, eps: float) -> float:

@@ -17,7 +17,6 @@ from time import perf_counter
 from typing import Any, Literal, Protocol
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, Distribution
 from sglang_mezo_plugin.runs.folder import RunFolder
 from sglang_mezo_plugin.runs.journal import Journal, StepRecord
 from sglang_mezo_plugin.training.carrier import Trainable
@@ -56,27 +55,12 @@ class RunResult:
     last_evaluation: Mapping[str, Any] | None
     seconds_per_step: float | None
 
-    @property
-    def best_step(self) -> int | None:
-        return None if self.best is None else self.best["step"]
 
-
-def replay(
-    carrier: Trainable,
-    optimizer: Optimizer,
-    records: Sequence[StepRecord],
-    distribution: Distribution,
-    until: int | None = None,
-) -> None:
-    """Bring base weights to step `until`, by default the last one, by the updates of a journal.
-
-    UserError if the journal has no such step.
-    """
-    if until is not None and not 0 <= until <= len(records):
-        raise UserError(f"the journal has steps 0 to {len(records)}: name one of them, not {until}")
+def replay(carrier: Trainable, optimizer: Optimizer, records: Sequence[StepRecord]) -> None:
+    """Bring base weights to the last of these steps, by the updates of a journal."""
     optimizer.attach(carrier)
-    for record in records[:until]:
-        _update(optimizer, record, distribution)
+    for record in records:
+        _update(optimizer, record)
 
 
 def check_steps(journal: Path, records: Sequence[StepRecord], config: TrainerConfig) -> None:
@@ -132,7 +116,7 @@ class Trainer:
         """
         with StopRequest() as stop:
             self._check_batches()
-            replay(self.carrier, self.optimizer, self.journal.records, self.config.distribution)
+            replay(self.carrier, self.optimizer, self.journal.records)
             for observer in self.observers:
                 observer.on_start(len(self.journal.records) + 1, self.config.steps)
             status = "failed"
@@ -172,7 +156,7 @@ class Trainer:
         start = perf_counter()
         record, found = self.estimator(step)
         self.journal.append(record)
-        _update(self.optimizer, record, self.config.distribution)
+        _update(self.optimizer, record)
         seconds = perf_counter() - start
         self._seconds.append(seconds)
         metrics = {**self.folder.describe(record, seconds), **found}
@@ -213,9 +197,7 @@ class Trainer:
         )
 
 
-def _update(optimizer: Optimizer, record: StepRecord, distribution: Distribution) -> None:
+def _update(optimizer: Optimizer, record: StepRecord) -> None:
     """Move the weights by a step, all of whose numbers are those of its record."""
-    directions = [Direction(seed, distribution) for seed in record.seeds]
-    optimizer.update(
-        list(zip(directions, record.projected_grads, strict=True)), record.learning_rate, record.step
-    )
+    grads = list(zip(record.seeds, record.projected_grads, strict=True))
+    optimizer.update(grads, record.learning_rate, record.step)

@@ -125,8 +125,7 @@ def test_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_provenance(report, "noise.py")
     passes = {"copy": 2, "torch.normal": 1}
     for distribution in ("gaussian", "rademacher"):
-        passes[f"direction_into {distribution}"] = 1
-        passes[f"perturb_pair_into {distribution}"] = 3
+        passes[f"write {distribution}"] = 3
         passes[f"accumulate_ {distribution}"] = 2
         passes[f"move_and_write {distribution}"] = 4
     assert [(case["dtype"], case["operation"]) for case in report["cases"]] == [

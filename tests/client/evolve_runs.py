@@ -7,10 +7,11 @@ from typing import Any
 import tiny_checkpoints
 import torch
 from evolve_rewards import OPTIMUM
+from one_tensor import direction_into
 from safetensors.torch import load_file
 
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.noise import direction_into
+from sglang_mezo_plugin.noise import Distribution
 from sglang_mezo_plugin.training import spsa
 from sglang_mezo_plugin.training.evolution import projected_grads
 from sglang_mezo_plugin.training.optimizers import make_optimizer
@@ -40,24 +41,32 @@ class Files:
             *("--output-dir", str(out), "--quiet", *more),
         ]
 
-    def expected(self, steps: int, estimator: str, shaping: str, optimizer: str) -> Adapter:
+    def expected(
+        self,
+        steps: int,
+        estimator: str,
+        shaping: str,
+        optimizer: str,
+        distribution: Distribution = "gaussian",
+    ) -> Adapter:
         """The adapter after some steps of a run with such options, from the definition."""
-        adapter = Adapter.fresh(self.model, 0, 2, 16, ["q_proj", "v_proj"])
+        targets = ["q_proj", "v_proj"]
+        adapter = Adapter.fresh(self.model, 0, 2, 16, targets, distribution=distribution)
         update = make_optimizer(optimizer, learning_rate=0.005)
         update.attach(adapter)
         for step in range(1, steps + 1):
-            directions = spsa.directions(0, step, 3 if estimator == "mirrored" else 6, "gaussian")
-            numbers = [(_first(adapter, z, 0.01), _first(adapter, z, -0.01)) for z in directions]
+            seeds = spsa.direction_seeds(0, step, 3 if estimator == "mirrored" else 6)
+            numbers = [(_first(adapter, seed, 0.01), _first(adapter, seed, -0.01)) for seed in seeds]
             plus, minus = ([-0.75 * (x - OPTIMUM) ** 2 for x in side] for side in zip(*numbers, strict=True))
             mirrored = minus if estimator == "mirrored" else None
             grads = projected_grads(plus, mirrored, 0.01, shaping)
-            update.update(list(zip(directions, grads, strict=True)), 0.005, step)
+            update.update(list(zip(seeds, grads, strict=True)), 0.005, step)
         return adapter
 
 
-def _first(adapter: Adapter, direction: Any, coefficient: float) -> float:
+def _first(adapter: Adapter, seed: int, coefficient: float) -> float:
     z = torch.empty_like(adapter.tensors[NUMBER])
-    direction_into(z, direction, adapter.regions[NUMBER])
+    direction_into(z, seed, adapter.regions[NUMBER], adapter.distribution)
     return float((adapter.tensors[NUMBER].double() + coefficient * z.double())[0, 0])
 
 

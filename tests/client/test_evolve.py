@@ -13,12 +13,14 @@ from fake_server import FakeServer
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.evolve import evolve
 from sglang_mezo_plugin.export import main as export
+from sglang_mezo_plugin.noise import Distribution
 
 CASES = [
-    ("mirrored", "z-score", "sgd"),
-    ("one-sided", "z-score", "sgd"),
-    ("mirrored", "centered-rank", "adam"),
-    ("one-sided", "raw", "momentum"),
+    ("mirrored", "z-score", "sgd", "gaussian"),
+    ("one-sided", "z-score", "sgd", "gaussian"),
+    ("mirrored", "centered-rank", "adam", "gaussian"),
+    ("one-sided", "raw", "momentum", "gaussian"),
+    ("mirrored", "z-score", "momentum", "rademacher"),
 ]
 
 
@@ -27,21 +29,28 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-@pytest.mark.parametrize(("estimator", "shaping", "optimizer"), CASES)
+@pytest.mark.parametrize(("estimator", "shaping", "optimizer", "distribution"), CASES)
 def test_a_run_is_its_definition(
-    files: Files, fake: FakeServer, tmp_path: Path, estimator: str, shaping: str, optimizer: str
+    files: Files,
+    fake: FakeServer,
+    tmp_path: Path,
+    estimator: str,
+    shaping: str,
+    optimizer: str,
+    distribution: Distribution,
 ) -> None:
     out = tmp_path / "out"
     options = ["--estimator", estimator, "--shaping", shaping, "--optimizer", optimizer, "--mean"]
+    options += ["--distribution", distribution]
     result = evolve(files.words(fake.url, out, *options, "--eval-file", str(files.questions)))
     assert (result.status, result.last_step) == ("finished", 4)
-    expected = files.expected(4, estimator, shaping, optimizer)
+    expected = files.expected(4, estimator, shaping, optimizer, distribution)
     for name, tensor in saved(out).items():
         torch.testing.assert_close(tensor, expected.tensors[name], rtol=1e-4, atol=1e-6)
     metrics, evaluations = entries(out / "metrics.jsonl"), entries(out / "evals.jsonl")
     assert [entry["step"] for entry in evaluations] == [0, 4]
     for entry, adapter in zip(evaluations, (0, 4), strict=True):
-        x = float(files.expected(adapter, estimator, shaping, optimizer).tensors[NUMBER][0, 0])
+        x = float(files.expected(adapter, estimator, shaping, optimizer, distribution).tensors[NUMBER][0, 0])
         assert entry["reward"] == -entry["loss"] == pytest.approx(-0.75 * (x - 0.25) ** 2, rel=1e-4)
     # --mean asks theta before the generation's update.
     assert metrics[0]["mean_reward"] == evaluations[0]["reward"]

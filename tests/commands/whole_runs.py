@@ -13,7 +13,7 @@ METHODS: dict[str, list[Any]] = {
     "lora": ["--mode", "lora", "--learning-rate", 3e-3],
     "lora-adam": [
         *("--mode", "lora", "--learning-rate", 3e-3, "--num-pairs", 3, "--optimizer", "adam"),
-        *("--warmup-steps", 3),
+        *("--warmup-steps", 3, "--distribution", "rademacher"),
     ],
     "full": [
         *("--mode", "full", "--learning-rate", 3e-5, "--weight-decay", 10, "--distribution", "rademacher"),

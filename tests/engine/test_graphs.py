@@ -26,7 +26,6 @@ from sglang_mezo_plugin.engine.lora.carrier import LoraCarrier, adapter_server_a
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.training.objectives import Scores
 
 EPS = 1e-2
@@ -90,10 +89,10 @@ def all_scores(carrier: LoraCarrier) -> list[Scores]:
     scores = []
     for number, size in enumerate(SIZES):
         batch = tiny_models.make_batch(size, seed=number)
-        directions = [Direction(seed) for seed in range(number, number + 1 + number % 2)]
-        pairs = carrier.score_pairs(batch, directions, EPS)
+        seeds = range(number, number + 1 + number % 2)
+        pairs = carrier.score_pairs(batch, seeds, EPS)
         scores += [side for pair in pairs for side in pair]
-        scores += [carrier.score(batch), carrier.score_at(batch, directions[0], -EPS)]
+        scores += [carrier.score(batch), carrier.score_at(batch, seeds[0], -EPS)]
     return scores
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from one_tensor import direction_into, perturb_into
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.test.tiny_model_utils import load_reference, save_tiny_model
 from transformers import GPT2Config, LlamaConfig, OPTConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.models.checkpoint import tensor_shapes
-from sglang_mezo_plugin.noise import Direction, Region, direction_into, perturb_into
+from sglang_mezo_plugin.noise import Distribution, Region
 from sglang_mezo_plugin.tasks.example import Batch, Example
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -92,12 +93,15 @@ def reference_scores(model: PreTrainedModel, examples: Sequence[Example]) -> Sco
 
 
 @contextmanager
-def moved(model: PreTrainedModel, path: str, direction: Direction, coefficient: float) -> Iterator[None]:
+def moved(
+    model: PreTrainedModel, path: str, seed: int, coefficient: float, distribution: Distribution
+) -> Iterator[None]:
     """Really move every weight of the checkpoint by coefficient * z, and put it back."""
     tensors = model.state_dict()
     kept = {name: tensors[name].clone() for name in tensor_shapes(Path(path))}
     for name, base in kept.items():
-        perturb_into(tensors[name], base, direction, Region.whole(name, base.shape), coefficient)
+        region = Region.whole(name, base.shape)
+        perturb_into(tensors[name], base, seed, region, coefficient, distribution)
     try:
         yield
     finally:
@@ -126,12 +130,14 @@ def gradient(path: str, batch: Batch, objective: str) -> dict[str, torch.Tensor]
     return {name: parameters[name].grad for name in tensor_shapes(Path(path))}
 
 
-def directional_derivative(gradients: dict[str, torch.Tensor], direction: Direction) -> tuple[float, float]:
+def directional_derivative(
+    gradients: dict[str, torch.Tensor], seed: int, distribution: Distribution
+) -> tuple[float, float]:
     """Return the sum of gradient * z, and its standard deviation over directions: the gradient's length."""
     total = square = 0.0
     for name, grad in gradients.items():
         z = torch.empty(grad.shape)
-        direction_into(z, direction, Region.whole(name, grad.shape))
+        direction_into(z, seed, Region.whole(name, grad.shape), distribution)
         total += float((grad * z).sum())
         square += float((grad * grad).sum())
     return total, square**0.5

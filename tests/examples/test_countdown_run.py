@@ -14,7 +14,6 @@ from sglang_mezo_plugin.client import Job, Member, Sampling, Server
 from sglang_mezo_plugin.client.launch import LaunchedServer, cpu_words, lora_words
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.peft_files import target_names
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.rewards.countdown import prompt_for
 from sglang_mezo_plugin.training.population import tensors_at
 
@@ -45,7 +44,7 @@ def test_members_of_smollm2_write_what_peft_does(smollm2_path: Path, tmp_path: P
     tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
     prompts = [tokenizer(prompt_for(*problem))["input_ids"] for problem in (([3, 5, 9], 17), ([44, 19], 25))]
     adapter = Adapter.fresh(smollm2_path, 1, 8, 16, ["q_proj", "v_proj"])
-    points = [(Direction(seed), sign * 0.05) for seed in range(3) for sign in (1, -1)]
+    points = [(seed, sign * 0.05) for seed in range(3) for sign in (1, -1)]
     jobs = [Job(prompt, Sampling(TOKENS)) for prompt in prompts]
     members = [
         Member(lambda z=z, c=c: tensors_at(adapter, z, c), adapter.config.to_dict(), jobs) for z, c in points

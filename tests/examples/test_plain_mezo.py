@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_tensor import perturb_into
 from peft import PeftModel, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sglang_mezo_plugin import train
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import read_tensors
-from sglang_mezo_plugin.noise import Direction, Region, perturb_into
+from sglang_mezo_plugin.noise import Region
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.tasks.records import read_records
 from sglang_mezo_plugin.tasks.sampler import Sampler
@@ -66,16 +67,16 @@ def test_the_loss_curves_agree(
     sampler = Sampler(tokenize(read_records(str(train_file), sst2, None), tokenizer, 2048), BATCH_SIZE, SEED)
     assert [row["step"] for row in metrics] == list(range(1, steps + 1))
     for row in metrics:
-        (direction,) = spsa.directions(SEED, row["step"], 1, "gaussian")
+        (seed,) = spsa.direction_seeds(SEED, row["step"], 1)
         examples = sampler.batch(row["step"]).examples
         losses = []
         for coefficient in (eps, -eps):
-            write(moved(tensors, direction, coefficient))
+            write(moved(tensors, seed, coefficient))
             losses.append(classification_loss(model, examples))
         if row["step"] <= 50:
             assert [row["loss_plus"], row["loss_minus"]] == pytest.approx(losses, abs=1e-3)
         projected_grad = (losses[0] - losses[1]) / (2 * eps)
-        tensors = moved(tensors, direction, -learning_rate * projected_grad)
+        tensors = moved(tensors, seed, -learning_rate * projected_grad)
     assert row["loss_plus"] == pytest.approx(losses[0], abs=0.02)
 
 
@@ -91,11 +92,11 @@ def whole(path: Path) -> tuple[PreTrainedModel, Tensors, Callable[[Tensors], obj
     return model, dict(read_tensors(path)), lambda tensors: model.load_state_dict(tensors, strict=False)
 
 
-def moved(tensors: Tensors, direction: Direction, coefficient: float) -> Tensors:
+def moved(tensors: Tensors, seed: int, coefficient: float) -> Tensors:
     result = {}
     for name, tensor in tensors.items():
         result[name] = torch.empty_like(tensor)
-        perturb_into(result[name], tensor, direction, Region.whole(name, tensor.shape), coefficient)
+        perturb_into(result[name], tensor, seed, Region.whole(name, tensor.shape), coefficient)
     return result
 
 

@@ -5,10 +5,7 @@ import pytest
 import triton
 from kernel_compiler import KERNELS, Compiler, Driver
 
-from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import plans
-from sglang_mezo_plugin.noise.cuda import kernels as cuda
-from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
+from sglang_mezo_plugin.noise import backends, cuda
 
 
 @pytest.fixture
@@ -21,8 +18,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compil
     for (module, name), kernel in zip(KERNELS, compiler.kernels, strict=True):
         monkeypatch.setattr(module, name, compiler.replacing(kernel))
         kernel.device_caches.clear()
-    monkeypatch.setattr(noise, "_backend", lambda tensor: cuda)
-    monkeypatch.setattr(plans, "_backend", lambda tensor: cuda_plans)
+    monkeypatch.setattr(backends, "backend_of", lambda tensor: cuda)
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
     yield compiler
     for kernel in compiler.kernels:  # a GPU of another kind must not run this code

@@ -6,16 +6,10 @@ from typing import Any
 
 from triton.backends.compiler import GPUTarget
 
-from sglang_mezo_plugin.noise.cuda import kernels as cuda
-from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
+from sglang_mezo_plugin.noise.cuda import gather, multi_tensor
 
 HOPPER = GPUTarget("cuda", 90, 32)
-KERNELS = [
-    (cuda, "_direction_kernel"),
-    (cuda, "_perturb_kernel"),
-    (cuda, "_accumulate_kernel"),
-    (cuda_plans, "_kernel"),
-]
+KERNELS = [(gather, "_kernel"), (multi_tensor, "_kernel")]
 
 
 class Driver:

@@ -6,14 +6,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import Direction, Region, philox
+from sglang_mezo_plugin.noise import (
+    Distribution,
+    Moves,
+    PairPlan,
+    Region,
+    StepNumbers,
+    gather_pair_into,
+    philox,
+)
 from sglang_mezo_plugin.noise.philox import fused_multiply_add
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-DISTRIBUTIONS = ("gaussian", "rademacher")
+DISTRIBUTIONS: tuple[Distribution, ...] = ("gaussian", "rademacher")
 SEED, OTHER_SEED, ROUNDING_SEED = 2**63 + 12345, 7, 0xFEDCBA9876543210
 EPS, DECAY = 0.01, 0.999
+MOVES: Moves = [(SEED, EPS), (OTHER_SEED, -3e-4)]
 
 # Aligned to blocks; not at all aligned, up to the last element that there may be; narrow columns of rows so
 # wide that the last one begins beyond 2**31; 1-D; long rows.
@@ -29,7 +37,7 @@ REGIONS = {
 class Case(NamedTuple):
     name: str
     region: Region
-    distribution: str
+    distribution: Distribution
     dtype: torch.dtype
 
 
@@ -50,24 +58,18 @@ def weights(region: Region, dtype: torch.dtype) -> torch.Tensor:
 
 
 def run(device: str) -> dict[str, torch.Tensor]:
-    """Call all public functions on all cases; the results are on the CPU, named case/function."""
+    """Make plans of one tensor for all cases, and gather; the results are on the CPU, named case/function."""
     results = {}
     for case in cases():
         weight = weights(case.region, case.dtype).to(device)
-        direction = Direction(SEED, case.distribution)
-        z, one, plus, minus = (torch.full_like(weight, torch.nan) for _ in range(4))
-        noise.direction_into(z, direction, case.region)
-        noise.perturb_into(one, weight, direction, case.region, EPS)
-        noise.perturb_pair_into(plus, minus, weight, direction, case.region, EPS)
-        gathered = gather(weight, direction, case.region)
-        noise.accumulate_(weight, moves(case.distribution), case.region, ROUNDING_SEED, DECAY)
-        outputs = {
-            "direction": z,
-            "perturb": one,
-            "plus": plus,
-            "minus": minus,
-            "accumulate": weight,
-        } | gathered
+        plus, minus = (torch.full_like(weight, torch.nan) for _ in range(2))
+        plan = PairPlan([(plus, minus, weight, case.region)], case.distribution)
+        numbers = StepNumbers(device)
+        numbers.set(SEED, EPS, MOVES, ROUNDING_SEED, DECAY)
+        plan.write(numbers)
+        gathered = gather(weight, case.region, case.distribution, numbers)
+        plan.accumulate_(numbers)
+        outputs = {"plus": plus, "minus": minus, "accumulate": weight} | gathered
         results |= {f"{case.name}/{function}": tensor.cpu() for function, tensor in outputs.items()}
     return results
 
@@ -76,12 +78,10 @@ def expected() -> dict[str, torch.Tensor]:
     """What `run` must return, by the reference and by torch's rounding to nearest."""
     results = {}
     for case in cases():
-        weight, direction = weights(case.region, case.dtype), Direction(SEED, case.distribution)
-        plus, minus = pair(weight, direction, case.region)
+        weight = weights(case.region, case.dtype)
+        plus, minus = pair(weight, case.region, case.distribution)
         rows = rows_of(case.region)
         outputs = {
-            "direction": torch.from_numpy(reference(direction, case.region)).to(case.dtype),
-            "perturb": plus.to(case.dtype),
             "plus": plus.to(case.dtype),
             "minus": minus.to(case.dtype),
             "gathered plus": plus.to(case.dtype)[rows],
@@ -94,16 +94,18 @@ def expected() -> dict[str, torch.Tensor]:
     return results
 
 
-def gather(weight: torch.Tensor, direction: Direction, region: Region) -> dict[str, torch.Tensor]:
+def gather(
+    weight: torch.Tensor, region: Region, distribution: Distribution, numbers: StepNumbers
+) -> dict[str, torch.Tensor]:
     """Gather rows, all tensors being contiguous and alike; and again, with other strides and dtypes."""
     rows = rows_of(region).to(weight.device)
     plus, minus = (weight.new_full((len(rows), region.cols), torch.nan) for _ in range(2))
-    noise.gather_pair_into(plus, minus, weight, rows, direction, region, EPS)
+    gather_pair_into(plus, minus, weight, rows, region, distribution, numbers)
     columns = weight.new_full((len(rows), 2 * region.cols), torch.nan)[:, ::2]
     transposed = torch.full((region.cols, len(rows)), torch.nan, device=weight.device).t()
     every_second = rows.int().repeat_interleave(2)[::2]
     table = weight.t().contiguous().t()
-    noise.gather_pair_into(columns, transposed, table, every_second, direction, region, EPS)
+    gather_pair_into(columns, transposed, table, every_second, region, distribution, numbers)
     return {
         "gathered plus": plus,
         "gathered minus": minus,
@@ -117,32 +119,28 @@ def rows_of(region: Region) -> torch.Tensor:
     return torch.tensor([region.rows - 1, 0, region.rows - 1])
 
 
-def moves(distribution: str) -> list[tuple[Direction, float]]:
-    return [(Direction(SEED, distribution), EPS), (Direction(OTHER_SEED, distribution), -3e-4)]
-
-
-def pair(weight: torch.Tensor, direction: Direction, region: Region) -> list[torch.Tensor]:
+def pair(weight: torch.Tensor, region: Region, distribution: Distribution) -> list[torch.Tensor]:
     """weight + EPS z and weight - EPS z: fp32 [rows, cols]."""
-    z, w = reference(direction, region), weight.float().numpy()
+    z, w = reference(SEED, region, distribution), weight.float().numpy()
     return [torch.from_numpy(fused_multiply_add(np.float32(c), z, w)) for c in (EPS, -EPS)]
 
 
-def moved(weight: torch.Tensor, region: Region, distribution: str, decay: float) -> torch.Tensor:
-    """The weight after `moves`, as `accumulate_` stores it with ROUNDING_SEED."""
+def moved(weight: torch.Tensor, region: Region, distribution: Distribution, decay: float) -> torch.Tensor:
+    """The weight after MOVES, as a plan stores it with ROUNDING_SEED."""
     total = np.float32(decay) * weight.float().numpy()
-    for direction, coefficient in moves(distribution):
-        total = fused_multiply_add(np.float32(coefficient), reference(direction, region), total)
+    for seed, coefficient in MOVES:
+        total = fused_multiply_add(np.float32(coefficient), reference(seed, region, distribution), total)
     return rounded(total, region, weight.dtype)
 
 
-def reference(direction: Direction, region: Region) -> np.ndarray:
+def reference(seed: int, region: Region, distribution: Distribution) -> np.ndarray:
     """z on a region, by `philox.py`: fp32 [rows, cols]."""
-    draw = philox.gaussian if direction.distribution == "gaussian" else philox.rademacher
-    return draw(direction.seed, region.parameter, elements(region)).reshape(region.rows, region.cols)
+    draw = philox.gaussian if distribution == "gaussian" else philox.rademacher
+    return draw(seed, region.parameter, elements(region)).reshape(region.rows, region.cols)
 
 
 def rounded(values: np.ndarray, region: Region, dtype: torch.dtype) -> torch.Tensor:
-    """Values as `accumulate_` stores them with ROUNDING_SEED."""
+    """Values as a plan stores them with ROUNDING_SEED."""
     if dtype == torch.float32:
         return torch.from_numpy(values)
     random = philox.rounding_bits(ROUNDING_SEED, region.parameter, elements(region)).reshape(values.shape)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import noise_cases
 import torch
-from noise_cases import DECAY, EPS, REGIONS, ROUNDING_SEED, SEED
+from noise_cases import DECAY, EPS, MOVES, REGIONS, ROUNDING_SEED, SEED
 
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region, UpdatePlan
+from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, StepNumbers, UpdatePlan
 
 # The memory of a tensor of `rows` x `cols`, and where the tensor lies in it.
 LAYOUTS: dict[str, tuple[Callable[[int, int], tuple[int, ...]], Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -72,7 +72,7 @@ def fill(place: Placed, values: torch.Tensor) -> None:
 
 class Group(NamedTuple):
     name: str
-    distribution: str
+    distribution: Distribution
     parts: list[Part]
     planes: list[list[Placed]]  # of each part: weight, plus, minus
 
@@ -106,20 +106,22 @@ def run(device: str) -> dict[str, torch.Tensor]:
     results = {}
     for function in FUNCTIONS:
         for group in groups(device):
-            direction, moves = Direction(SEED, group.distribution), noise_cases.moves(group.distribution)
+            numbers = StepNumbers(device)
+            numbers.set(SEED, EPS, MOVES, ROUNDING_SEED, DECAY)
             if function == "write":
-                pair_plan(group).write(direction, EPS)
+                pair_plan(group).write(numbers)
             elif function == "update":
-                update_plan(group).accumulate_(moves, ROUNDING_SEED, DECAY)
+                update_plan(group).accumulate_(numbers)
             else:
-                pair_plan(group).move_and_write(direction, EPS, moves, ROUNDING_SEED, DECAY)
+                pair_plan(group).move_and_write(numbers)
             results |= group.memory(function)
     return results
 
 
 def update_plan(group: Group) -> UpdatePlan:
     pairs = zip(group.parts, group.planes, strict=True)
-    return UpdatePlan([(planes[0].tensor, part.region, part.decays) for part, planes in pairs])
+    parts = [(planes[0].tensor, part.region, part.decays) for part, planes in pairs]
+    return UpdatePlan(parts, group.distribution)
 
 
 def pair_plan(group: Group) -> PairPlan:
@@ -127,7 +129,7 @@ def pair_plan(group: Group) -> PairPlan:
         (plus.tensor, minus.tensor, weight.tensor, part.region)
         for part, (weight, plus, minus) in zip(group.parts, group.planes, strict=True)
     ]
-    return PairPlan(parts, [part.decays for part in group.parts])
+    return PairPlan(parts, group.distribution, [part.decays for part in group.parts])
 
 
 def expected() -> dict[str, torch.Tensor]:
@@ -135,7 +137,6 @@ def expected() -> dict[str, torch.Tensor]:
     results = {}
     for function in FUNCTIONS:
         for group in groups("cpu"):
-            direction = Direction(SEED, group.distribution)
             for part, (weight, *outs) in zip(group.parts, group.planes, strict=True):
                 values = noise_cases.weights(part.region, weight.tensor.dtype)
                 if function != "write":
@@ -143,9 +144,8 @@ def expected() -> dict[str, torch.Tensor]:
                     values = noise_cases.moved(values, part.region, group.distribution, decay)
                     fill(weight, values)
                 if function != "update":
-                    for out, written in zip(
-                        outs, noise_cases.pair(values, direction, part.region), strict=True
-                    ):
+                    pair = noise_cases.pair(values, part.region, group.distribution)
+                    for out, written in zip(outs, pair, strict=True):
                         fill(out, written)
             results |= group.memory(function)
     return results

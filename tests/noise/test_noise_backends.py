@@ -28,7 +28,7 @@ def wanted() -> dict[str, torch.Tensor]:
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Results of the Triton kernels by Triton's interpreter, on CPU tensors."""
     path = tmp_path_factory.mktemp("triton") / "results.pt"
-    paths = [str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(HERE.parent.parent), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     worker = [sys.executable, str(HERE / "triton_worker.py"), str(path)]
     done = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=900)

@@ -9,14 +9,13 @@ import pytest
 import torch
 from kernel_compiler import Compiler
 
-from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region, UpdatePlan
-from sglang_mezo_plugin.noise.cuda import kernels as cuda
+from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, StepNumbers, UpdatePlan, gather_pair_into
+from sglang_mezo_plugin.noise.cuda import tiles
 
 ROWS, COLS = 64, 128
 REGION = Region.whole("layers.0.weight", (ROWS, COLS))
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
-PER_THREAD = cuda.TILE // 128  # elements
+PER_THREAD = tiles.TILE // 128  # elements
 FMA_A_PAIR = 17  # for two normal numbers: ten for the radius, seven for the angle
 
 
@@ -24,28 +23,27 @@ def tensors(dtype: torch.dtype, count: int = 3) -> list[torch.Tensor]:
     return [torch.zeros(ROWS, COLS, dtype=dtype) for _ in range(count)]
 
 
-def pair_plan(dtype: torch.dtype) -> PairPlan:
-    return PairPlan([(*tensors(dtype), REGION) for _ in range(3)])
+def pair_plan(distribution: Distribution, dtype: torch.dtype) -> PairPlan:
+    return PairPlan([(*tensors(dtype), REGION) for _ in range(3)], distribution)
 
 
-def update_plan(dtype: torch.dtype) -> UpdatePlan:
-    return UpdatePlan([(weight, REGION, True) for weight in tensors(dtype)])
+def update_plan(distribution: Distribution, dtype: torch.dtype) -> UpdatePlan:
+    return UpdatePlan([(weight, REGION, True) for weight in tensors(dtype)], distribution)
 
 
-def gather(direction: Direction, dtype: torch.dtype) -> None:
-    noise.gather_pair_into(*tensors(dtype), torch.arange(ROWS), direction, REGION, 0.1)
+def gather(distribution: Distribution, dtype: torch.dtype) -> None:
+    gather_pair_into(*tensors(dtype), torch.arange(ROWS), REGION, distribution, NUMBERS)
 
+
+NUMBERS = StepNumbers("cpu")
 
 # What is called; for each element: reads, writes, directions, further fused multiply-adds, random roundings.
-CALLS: dict[str, tuple[Callable[[Direction, torch.dtype], None], int, int, int, int, int]] = {
-    "direction": (lambda d, t: noise.direction_into(*tensors(t, 1), d, REGION), 0, 1, 1, 0, 0),
-    "perturb": (lambda d, t: noise.perturb_into(*tensors(t, 2), d, REGION, 0.1), 1, 1, 1, 1, 0),
-    "pair": (lambda d, t: noise.perturb_pair_into(*tensors(t), d, REGION, 0.1), 1, 2, 1, 2, 0),
+# What moves weights and writes them is compiled twice over, for steps that move none.
+CALLS: dict[str, tuple[Callable[[Distribution, torch.dtype], None], int, int, int, int, int]] = {
     "gather": (gather, 1, 2, 1, 2, 0),
-    "accumulate": (lambda d, t: noise.accumulate_(*tensors(t, 1), [(d, 0.1)], REGION, 1), 1, 1, 1, 1, 1),
-    "write": (lambda d, t: pair_plan(t).write(d, 0.1), 1, 2, 1, 2, 0),
-    "update": (lambda d, t: update_plan(t).accumulate_([(d, 0.1)], 1), 1, 1, 1, 1, 1),
-    "move and write": (lambda d, t: pair_plan(t).move_and_write(d, 0.1, [(d, 0.1)], 1), 1, 3, 2, 3, 1),
+    "write": (lambda *kind: pair_plan(*kind).write(NUMBERS), 1, 2, 1, 2, 0),
+    "update": (lambda *kind: update_plan(*kind).accumulate_(NUMBERS), 1, 1, 1, 1, 1),
+    "move and write": (lambda *kind: pair_plan(*kind).move_and_write(NUMBERS), 1 + 1, 3 + 2, 2 + 1, 3 + 2, 1),
 }
 KINDS = [("gaussian", FP32), ("gaussian", FP16), ("gaussian", BF16), ("rademacher", FP16)]
 
@@ -55,10 +53,10 @@ KINDS = [("gaussian", FP32), ("gaussian", FP16), ("gaussian", BF16), ("rademache
 )
 @pytest.mark.parametrize("call", CALLS)
 def test_wide_access_and_each_block_once(
-    compiler: Compiler, call: str, distribution: str, dtype: torch.dtype
+    compiler: Compiler, call: str, distribution: Distribution, dtype: torch.dtype
 ) -> None:
     function, reads, writes, directions, fused, roundings = CALLS[call]
-    function(Direction(1, distribution), dtype)
+    function(distribution, dtype)
     accesses = PER_THREAD * dtype.itemsize // 16
     assert compiler.count(r"ld\.global\.v4\.b32") == reads * accesses
     assert compiler.count(r"st\.global\.v4\.b32") == writes * accesses
@@ -107,7 +105,7 @@ NARROW = {
 @pytest.mark.parametrize("name", [*WIDE, *NARROW])
 def test_one_tensor_that_is_not_aligned_makes_access_narrow(compiler: Compiler, name: str) -> None:
     """Wide access to what is not aligned is an error on a GPU."""
-    PairPlan([(*tensors(FP16), REGION), (WIDE | NARROW)[name]]).write(Direction(1, "rademacher"), 0.1)
+    PairPlan([(*tensors(FP16), REGION), (WIDE | NARROW)[name]], "rademacher").write(NUMBERS)
     assert (compiler.count(r"global\.v4") > 0) == (name in WIDE)
 
 
@@ -115,5 +113,5 @@ def test_one_tensor_that_is_not_aligned_makes_access_narrow(compiler: Compiler, 
 def test_outputs_count_as_well(compiler: Compiler, plane: int) -> None:
     planes = tensors(FP16)
     planes[plane] = memory(ROWS * COLS + 1)[1:].view(ROWS, COLS)
-    PairPlan([(*planes, REGION)]).write(Direction(1, "rademacher"), 0.1)
+    PairPlan([(*planes, REGION)], "rademacher").write(NUMBERS)
     assert compiler.count(r"global\.v4") == 0

@@ -1,6 +1,5 @@
 """What plans refuse, what they leave alone, and that they work on the tensors' memory."""
 
-import math
 import re
 import weakref
 from collections.abc import Callable
@@ -9,21 +8,12 @@ import noise_cases
 import numpy as np
 import pytest
 import torch
+from one_tensor import accumulate_, perturb_pair_into
 
-from sglang_mezo_plugin.noise import (
-    Direction,
-    PairPlan,
-    Region,
-    UpdatePlan,
-    accumulate_,
-    perturb_pair_into,
-    plans,
-)
-from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
+from sglang_mezo_plugin.noise import PairPlan, Region, StepNumbers, UpdatePlan, backends, cuda
 
-D, SIGNS = Direction(1), Direction(1, "rademacher")
 REGION = Region.whole("w", (4, 6))
-MOVES = [(D, 0.5)]
+MOVES = [(1, 0.5)]
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
@@ -35,7 +25,7 @@ def half() -> torch.Tensor:
 
 
 def pair(*parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> PairPlan:
-    return PairPlan([(*part, REGION) for part in parts])
+    return PairPlan([(*part, REGION) for part in parts], "gaussian")
 
 
 def good(dtype: torch.dtype = torch.float32) -> PairPlan:
@@ -43,7 +33,7 @@ def good(dtype: torch.dtype = torch.float32) -> PairPlan:
 
 
 def update(*weights: torch.Tensor) -> UpdatePlan:
-    return UpdatePlan([(weight, REGION, True) for weight in weights])
+    return UpdatePlan([(weight, REGION, True) for weight in weights], "gaussian")
 
 
 def overlapping() -> None:
@@ -61,7 +51,9 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "out_plus": (lambda: pair((half(), tensor(), tensor()), (tensor(), tensor(), tensor())), ALIKE),
     "out_minus": (lambda: pair((tensor(), half(), tensor()), (tensor(), tensor(), tensor())), ALIKE),
     "an empty tensor's": (
-        lambda: UpdatePlan([(tensor(), REGION, True), (half()[:0], REGION.row_slice(4, 4), True)]),
+        lambda: UpdatePlan(
+            [(tensor(), REGION, True), (half()[:0], REGION.row_slice(4, 4), True)], "gaussian"
+        ),
         ALIKE,
     ),
     "overlap": (overlapping, "out_plus and weight overlap in memory"),
@@ -70,35 +62,10 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "output's shape": (lambda: pair((tensor(), tensor(4, 5), tensor())), "out_minus has shape [4, 5]"),
     "dtype": (lambda: update(tensor(dtype=torch.float64)), "weight is torch.float64, not one of"),
     "device": (lambda: update(tensor(device="meta")), "weight is on meta"),
-    "decays": (lambda: PairPlan([(tensor(), tensor(), tensor(), REGION)], [True, False]), "zip() argument 2"),
-    "eps": (lambda: good().write(D, math.nan), "eps must be finite in fp32, not nan"),
-    "eps and moves": (
-        lambda: good().move_and_write(D, 1e39, MOVES, 1),
-        "eps must be finite in fp32, not 1e+39",
+    "decays": (
+        lambda: PairPlan([(tensor(), tensor(), tensor(), REGION)], "gaussian", [True, False]),
+        "zip() argument 2",
     ),
-    "decay": (
-        lambda: update(tensor()).accumulate_(MOVES, decay=1.01),
-        "decay is a factor in [0, 1], not 1.01",
-    ),
-    "pairs' decay": (lambda: good().accumulate_(MOVES, decay=math.nan), "factor in [0, 1], not nan"),
-    "decay and eps": (lambda: good().move_and_write(D, 1.0, MOVES, 1, -0.1), "factor in [0, 1], not -0.1"),
-    "no seed": (lambda: update(half()).accumulate_(MOVES), "float16 weight needs a rounding_seed"),
-    "pairs without seed": (
-        lambda: good(torch.bfloat16).move_and_write(D, 1.0, MOVES, None),
-        "bfloat16 weight needs a rounding_seed",
-    ),
-    "seed": (lambda: good().accumulate_(MOVES, 2**64), "rounding_seed must be in [0, 2**64)"),
-    "coefficient": (
-        lambda: update(tensor()).accumulate_([(D, math.inf)]),
-        "a move's coefficient must be finite in fp32, not inf",
-    ),
-    "moves": (lambda: update(tensor()).accumulate_([*MOVES, (SIGNS, 1.0)]), "all have the same distribution"),
-    "moves and direction": (
-        lambda: good().move_and_write(SIGNS, 1.0, MOVES, 1),
-        "all have the same distribution",
-    ),
-    "empty plan's decay": (lambda: UpdatePlan([]).accumulate_(MOVES, decay=2.0), "decay is a factor"),
-    "empty plan's eps": (lambda: PairPlan([]).write(D, math.inf), "eps must be finite"),
 }
 
 
@@ -116,23 +83,17 @@ def test_two_devices_are_refused() -> None:
         update(tensor(), tensor(device="cuda"))
 
 
-@pytest.mark.parametrize("moves", [[*MOVES, (D, math.nan)], [*MOVES, (SIGNS, 1.0)]])
-def test_nothing_is_written_after_an_error(moves: list[tuple[Direction, float]]) -> None:
-    planes = tensor(), tensor(), tensor()
-    with pytest.raises(ValueError):
-        pair(planes).move_and_write(D, 1.0, moves, 1)
-    assert all(torch.count_nonzero(plane) == 0 for plane in planes)
-
-
 @pytest.mark.parametrize("shapes", [[], [(0, 6)], [(4, 0), (0, 6)]], ids=str)
 def test_nothing_to_do(shapes: list[tuple[int, int]]) -> None:
     """No tensors; no rows or no columns: a shard of the vocabulary may hold padding alone."""
     regions = [Region.whole("w", shape) for shape in shapes]
-    plan = PairPlan([(*(tensor(*region_shape(r)) for _ in range(3)), r) for r in regions])
-    plan.write(D, 1.0)
-    plan.accumulate_(MOVES)
-    plan.move_and_write(D, 1.0, MOVES, 1)
-    UpdatePlan([(tensor(*region_shape(r)), r, True) for r in regions]).accumulate_(MOVES)
+    plan = PairPlan([(*(tensor(*region_shape(r)) for _ in range(3)), r) for r in regions], "gaussian")
+    numbers = StepNumbers.moving("cpu", MOVES, 1)
+    plan.write(numbers)
+    plan.accumulate_(numbers)
+    plan.move_and_write(numbers)
+    parts = [(tensor(*region_shape(r)), r, True) for r in regions]
+    UpdatePlan(parts, "gaussian").accumulate_(numbers)
 
 
 def region_shape(region: Region) -> tuple[int, int]:
@@ -142,20 +103,23 @@ def region_shape(region: Region) -> tuple[int, int]:
 def test_a_plan_works_on_what_the_tensors_hold_when_it_is_called() -> None:
     """Twice with new weights, by all methods of one plan; without `decays`, decay applies to all."""
     planes = tensor(), tensor(), tensor()
-    plan = pair(planes)
+    plan, numbers = pair(planes), StepNumbers("cpu")
     for value in (1.0, -3.0):
         planes[2].fill_(value)
         wanted = [torch.full((4, 6), value) for _ in range(3)]
         for seed in (1, 2):
-            plan.write(Direction(seed), 0.1)
-            perturb_pair_into(*wanted, Direction(seed), REGION, 0.1)
+            numbers.set(seed, 0.1)
+            plan.write(numbers)
+            perturb_pair_into(*wanted, seed, REGION, 0.1)
             assert_equal(planes, wanted)
-        plan.accumulate_(MOVES, decay=0.9)
+        numbers.set(1, 0.1, MOVES, 0, 0.9)
+        plan.accumulate_(numbers)
         accumulate_(wanted[2], MOVES, REGION, decay=0.9)
         assert_equal(planes, wanted)
-        plan.move_and_write(SIGNS, 0.1, [(SIGNS, -0.2)], None, 0.8)
-        accumulate_(wanted[2], [(SIGNS, -0.2)], REGION, decay=0.8)
-        perturb_pair_into(*wanted, SIGNS, REGION, 0.1)
+        numbers.set(3, 0.1, [(4, -0.2)], 0, 0.8)
+        plan.move_and_write(numbers)
+        accumulate_(wanted[2], [(4, -0.2)], REGION, decay=0.8)
+        perturb_pair_into(*wanted, 3, REGION, 0.1)
         assert_equal(planes, wanted)
 
 
@@ -166,9 +130,9 @@ def assert_equal(got: tuple[torch.Tensor, ...], wanted: list[torch.Tensor]) -> N
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_a_plan_keeps_its_memory(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU's table has addresses alone: what they name must live as long as the plan."""
+    """A GPU has their addresses alone: what they name must live as long as the plan."""
     if backend == "cuda":
-        monkeypatch.setattr(plans, "_backend", lambda weight: cuda_plans)
+        monkeypatch.setattr(backends, "backend_of", lambda tensor: cuda)
     arrays = [np.zeros((4, 6), np.float32) for _ in range(6)]
     alive = [weakref.ref(array) for array in arrays]
     plan = pair(*(tuple(map(torch.from_numpy, arrays[i : i + 3])) for i in (0, 3)))

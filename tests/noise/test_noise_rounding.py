@@ -1,16 +1,17 @@
-"""Stochastic rounding in `accumulate_`: neighbours only, unbiased, exact where it can be."""
+"""Stochastic rounding where weights move: neighbours only, unbiased, exact where it can be."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from one_tensor import accumulate_
 
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_, philox
+from sglang_mezo_plugin.noise import Region, StepNumbers, UpdatePlan, philox, step_numbers
 
 COUNT = 200_000
 HALF_DTYPES = [torch.float16, torch.bfloat16]
-UP = Direction(0, "rademacher")
+UP = 0  # the seed of a Rademacher direction
 
 
 def write(value: float, dtype: torch.dtype, seed: int = 1, decay: float = 1.0) -> torch.Tensor:
@@ -27,7 +28,9 @@ def test_values_that_fit_stay(dtype: torch.dtype) -> None:
     wanted = weight.clone()
     for seed in (0, 2**64 - 1):
         got = weight.clone()
-        accumulate_(got, [], Region.whole("w", (2**16,)), rounding_seed=seed)
+        numbers = StepNumbers.moving("cpu", [], seed)
+        numbers.words[step_numbers.MOVING] = 1  # by no move, which otherwise means not to round either
+        UpdatePlan([(got, Region.whole("w", (2**16,)), True)], "gaussian").accumulate_(numbers)
         assert torch.equal(got.isnan(), weight.isnan())
         numbers = ~weight.isnan()
         assert torch.equal(got.view(torch.int16)[numbers], wanted.view(torch.int16)[numbers])
@@ -79,7 +82,7 @@ def test_moves_below_half_an_ulp_add_up(dtype: torch.dtype) -> None:
     signs = torch.from_numpy(philox.rademacher(0, region.parameter, np.arange(4096)))
     assert torch.equal((weight + move * signs).to(dtype), weight)
     for step in range(steps):
-        accumulate_(weight, [(UP, move)], region, rounding_seed=step)
+        accumulate_(weight, [(UP, move)], region, rounding_seed=step, distribution="rademacher")
     moved = ((weight.double() - 1.5) * signs).mean().item()
     # A step's rounding has the variance p (1 - p) ulp**2 with p = 1/20; steps and elements are independent.
     sigma = torch.finfo(dtype).eps * math.sqrt(steps * 0.05 * 0.95 / 4096)
@@ -95,7 +98,7 @@ def test_overflow_stops_at_the_largest_value(dtype: torch.dtype) -> None:
     weight = (largest * signs).to(dtype)
     weight[5:] = torch.tensor([math.inf, -math.inf, math.nan])
     # For bf16 the move must be small: fp32 ends just above bf16, and a sum beyond fp32 is infinite.
-    accumulate_(weight, [(UP, largest / 1024)], region, rounding_seed=0)
+    accumulate_(weight, [(UP, largest / 1024)], region, rounding_seed=0, distribution="rademacher")
     assert torch.equal(weight[:5].float(), largest * signs[:5])
     assert weight[5:7].tolist() == [math.inf, -math.inf] and weight[7].isnan()
 
@@ -103,10 +106,10 @@ def test_overflow_stops_at_the_largest_value(dtype: torch.dtype) -> None:
 def test_fp32_is_plain_and_in_order() -> None:
     region = Region.whole("w", (1000,))
     weight = torch.linspace(-1, 1, 1000)
-    moves = [(Direction(seed), 10.0**-seed) for seed in range(5)]
+    moves = [(seed, 10.0**-seed) for seed in range(5)]
     wanted = np.float32(0.9) * weight.numpy()
-    for direction, coefficient in moves:
-        z = philox.gaussian(direction.seed, region.parameter, np.arange(1000))
+    for seed, coefficient in moves:
+        z = philox.gaussian(seed, region.parameter, np.arange(1000))
         wanted = philox.fused_multiply_add(np.float32(coefficient), z, wanted)
     accumulate_(weight, moves, region, decay=0.9)
     np.testing.assert_array_equal(weight.numpy(), wanted)

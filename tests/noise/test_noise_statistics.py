@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from one_tensor import direction_into
 
-from sglang_mezo_plugin.noise import Direction, Distribution, Region, direction_into, philox
+from sglang_mezo_plugin.noise import Distribution, Region, philox
 
 COUNT = 1_000_000
 FIVE_SIGMA = 5 / np.sqrt(COUNT)
@@ -14,7 +15,7 @@ FIVE_SIGMA = 5 / np.sqrt(COUNT)
 
 def draw(seed: int, distribution: Distribution, name: str = "a") -> np.ndarray:
     out = torch.empty(COUNT)
-    direction_into(out, Direction(seed, distribution), Region.whole(name, (COUNT,)))
+    direction_into(out, seed, Region.whole(name, (COUNT,)), distribution)
     return out.numpy().astype(np.float64)
 
 

@@ -1,7 +1,7 @@
 """Runs the Triton backend; by the interpreter only in a process of its own, since import decides which.
 
 python triton_worker.py FILE: write the results of the two `run`, and the known answers, to FILE.
-python triton_worker.py FILE table: write those of `table_cases.run`.
+python triton_worker.py FILE steps: write those of `step_cases.run`.
 
 Triton's interpreter rounds otherwise than a GPU: a fused multiply-add twice, to bf16 by cutting off, and
 towards zero to infinity where a value is too large. Here it is made to follow IEEE 754.
@@ -13,16 +13,13 @@ import known_answers
 import noise_cases
 import numpy as np
 import plan_cases
-import table_cases
+import step_cases
 import torch
 import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from sglang_mezo_plugin import noise
-from sglang_mezo_plugin.noise import philox, plans
-from sglang_mezo_plugin.noise.cuda import kernels as cuda
-from sglang_mezo_plugin.noise.cuda import plans as cuda_plans
+from sglang_mezo_plugin.noise import backends, cuda, philox
 from sglang_mezo_plugin.noise.cuda.numbers import philox4x32
 
 
@@ -80,10 +77,9 @@ if __name__ == "__main__":
     InterpreterBuilder.create_fma = fma
     InterpreterBuilder.create_fp_trunc = to_nearest
     InterpreterBuilder.create_fp_to_fp = toward_zero
-    noise._backend = lambda tensor: cuda
-    plans._backend = lambda weight: cuda_plans
-    if sys.argv[2:] == ["table"]:
-        results = table_cases.run("cpu")
+    backends.backend_of = lambda tensor: cuda
+    if sys.argv[2:] == ["steps"]:
+        results = step_cases.run("cpu")
     else:
         results = noise_cases.run("cpu") | plan_cases.run("cpu") | {"words": words("cpu")}
     torch.save(results, sys.argv[1])

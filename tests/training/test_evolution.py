@@ -61,8 +61,8 @@ def test_the_papers_update_by_hand() -> None:
 def test_a_large_population_points_along_the_gradient(shaping: str, mirrored: bool) -> None:
     model, eps, target = Quadratic(), 1e-2, 1
     theta = model.flat()
-    directions = spsa.directions(3, 1, 4000, "gaussian")
-    zs = [model.z(direction) for direction in directions]
+    seeds = spsa.direction_seeds(3, 1, 4000)
+    zs = [model.z(seed) for seed in seeds]
 
     def reward(sign: int) -> list[float]:
         return [-float((CURVATURE * (theta + sign * eps * z - target) ** 2).sum()) / 2 for z in zs]

@@ -9,14 +9,13 @@ import torch
 from quadratic import Quadratic
 
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.training.optimizers import SGD, Adam, Grads, Momentum, Optimizer, make_optimizer
 
 STEPS: list[Grads] = [
     [
-        (Direction(3 * step), 0.5 * (-1) ** step),
-        (Direction(3 * step + 1), 2.0),
-        (Direction(3 * step + 2), -0.25),
+        (3 * step, 0.5 * (-1) ** step),
+        (3 * step + 1, 2.0),
+        (3 * step + 2, -0.25),
     ]
     for step in range(1, 7)
 ]
@@ -49,7 +48,7 @@ def test_as_torch(name: str, theirs: Any, options: dict[str, Any], weight_decay:
     ]
     reference = theirs(groups, lr=0.1, **options)
     for step, grads in enumerate(STEPS, start=1):
-        estimate = sum(grad * carrier.z(direction) for direction, grad in grads) / len(grads)
+        estimate = sum(grad * carrier.z(seed) for seed, grad in grads) / len(grads)
         weight.grad, bias.grad = estimate[:8].view(2, 4), estimate[8:]
         for group in reference.param_groups:
             group["lr"] = 0.1 / step
@@ -67,8 +66,8 @@ def test_sgd_hands_its_moves_to_the_carrier(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(carrier, "parameters", lambda: pytest.fail("full-parameter training has none"))
     optimizer = SGD(weight_decay=0.25)
     optimizer.attach(carrier)
-    optimizer.update([(Direction(8), 3.0), (Direction(9), -1.0)], 0.5, 1)
-    moves = [(Direction(8), -0.75), (Direction(9), 0.25)]
+    optimizer.update([(8, 3.0), (9, -1.0)], 0.5, 1)
+    moves = [(8, -0.75), (9, 0.25)]
     assert calls == [((moves,), {"decay": 0.875, "rounding_seed": 8})]
 
 

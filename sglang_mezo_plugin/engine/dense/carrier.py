@@ -22,14 +22,14 @@ from sglang_mezo_plugin.engine.batch.builder import LabelledBatch
 from sglang_mezo_plugin.engine.dense.graphs import DenseGraphs
 from sglang_mezo_plugin.engine.dense.halves import Halves
 from sglang_mezo_plugin.engine.dense.placement import assemble, locate
-from sglang_mezo_plugin.engine.dense.probes import PointProbe, Probe
+from sglang_mezo_plugin.engine.dense.probes import Probe
 from sglang_mezo_plugin.engine.dense.weights import Update
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, check_model
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.checkpoint import tensor_shapes
 from sglang_mezo_plugin.models.writing import write_checkpoint
-from sglang_mezo_plugin.noise import Direction, Region
+from sglang_mezo_plugin.noise import Distribution, Moves, Region, StepNumbers
 from sglang_mezo_plugin.noise.checks import DTYPES
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
@@ -41,37 +41,46 @@ SERVER_ARGS = {"enforce_disable_flashinfer_allreduce_fusion": True}
 class DenseCarrier(FrozenCarrier):
     """All weights of a model that the engine has loaded. Implements `carrier.Carrier`.
 
-    checkpoint: the folder that the model was loaded from. capture: with it, what is scored for training is
-    scored by graphs; see `DenseGraphs`. Raises UserError for weights that are quantised, or that belong to
-    experts.
+    checkpoint: the folder that the model was loaded from. distribution: of all directions. capture: with it,
+    what is scored for training is scored by graphs; see `DenseGraphs`. Raises UserError for weights that are
+    quantised, or that belong to experts.
     """
 
-    def __init__(self, model_runner: ModelRunner, checkpoint: Path, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        model_runner: ModelRunner,
+        checkpoint: Path,
+        distribution: Distribution = "gaussian",
+        capture: Capture | None = None,
+    ) -> None:
         model = model_runner.model
         _refuse_what_is_not_dense(model)
         if capture is not None:
             check_model(model_runner)
         self._checkpoint = checkpoint
+        self.distribution = distribution
         self._shapes = tensor_shapes(checkpoint)
         self._pieces = locate(model, self._shapes)
         super().__init__(model_runner)
-        self._halves = Halves(model, self._pieces)
-        self.graphs = None if capture is None else DenseGraphs(self._builder, self._forward, capture)
+        self._halves = Halves(model, self._pieces, distribution)
+        self._numbers = StepNumbers(self._builder.device)
+        self.graphs = None
+        if capture is not None:
+            self.graphs = DenseGraphs(self._builder, self._forward, capture, self._numbers)
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
-        return [(plus, minus) for plus, minus in self._score_probed(batch, 2, directions, eps)]
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
+        return [(plus, minus) for plus, minus in self._score_probed(batch, 2, seeds, eps)]
 
-    def score_at(self, batch: Batch, direction: Direction, coefficient: float) -> Scores:
-        return self._score_probed(batch, 1, [direction], coefficient)[0][0]
+    def score_at(self, batch: Batch, seed: int, coefficient: float) -> Scores:
+        return self._score_probed(batch, 1, [seed], coefficient)[0][0]
 
     def score(self, batch: Batch) -> Scores:
         self.settle()
         return super().score(batch)
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
-        self._halves.step(Update(moves, decay, rounding_seed))
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
+        numbers = StepNumbers.moving(self._builder.device, moves, rounding_seed, decay)
+        self._halves.step(Update(moves, decay, rounding_seed, numbers))
 
     def settle(self) -> None:
         self._halves.settle()
@@ -104,13 +113,28 @@ class DenseCarrier(FrozenCarrier):
         write_checkpoint(folder, self._checkpoint, self.sizes, assemble(self._pieces, self._shapes))
 
     def _score_probed(
-        self, batch: Batch, copies: int, directions: Sequence[Direction], eps: float
+        self, batch: Batch, copies: int, seeds: Sequence[int], eps: float
     ) -> list[list[Scores]]:
-        """Score two copies of a batch at + and -, or one at +, for each direction."""
+        """Score two copies of a batch at + and -, or one at +, for the direction of each seed."""
         if self.graphs is not None:
-            return self.graphs.score(batch.examples, copies, directions, eps)
+            return self.graphs.score(batch.examples, copies, seeds, eps)
         labelled = self._builder.build(batch.examples, copies)
-        return [labelled.split(self._forward(labelled, PointProbe(z, eps))) for z in directions]
+        scores = []
+        for seed in seeds:
+            self._set_numbers(seed, eps)
+            scores.append(labelled.split(self._forward(labelled, Probe(self._numbers))))
+        return scores
+
+    def _set_numbers(self, seed: int, eps: float) -> None:
+        """Say where to probe, and which step to take before; one that there is no room for is taken now."""
+        update = self._halves.waiting
+        if update is not None and len(update.moves) > self._numbers.room:
+            self.settle()
+            update = None
+        if update is None:
+            self._numbers.set(seed, eps)
+        else:
+            self._numbers.set(seed, eps, update.moves, update.rounding_seed, update.decay)
 
     def _forward(self, labelled: LabelledBatch, probe: Probe) -> torch.Tensor:
         tokens = len(labelled.forward_batch.input_ids) // labelled.copies

@@ -1,17 +1,16 @@
-"""Graphs for full training: a graph moves weights and perturbs them by the numbers of a table."""
+"""Graphs for full training: a graph moves weights and perturbs them by numbers in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 import torch
 
 from sglang_mezo_plugin.engine.batch.builder import BatchBuilder, LabelledBatch
-from sglang_mezo_plugin.engine.dense.probes import Probe, TableProbe
+from sglang_mezo_plugin.engine.dense.probes import CapturedProbe, Probe
 from sglang_mezo_plugin.engine.dense.weights import Perturbed, Update
 from sglang_mezo_plugin.engine.graphs import Capture, Forward, GraphScorer
-from sglang_mezo_plugin.noise import Direction, Distribution, StepTable
+from sglang_mezo_plugin.noise import StepNumbers
 from sglang_mezo_plugin.tasks.example import Example
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -21,76 +20,58 @@ ProbedForward = Callable[[LabelledBatch, Probe], torch.Tensor]
 class DenseGraphs:
     """Scores batches by graphs: at W + eps z and at W - eps z, or, as one copy, at + alone.
 
-    forward: runs the model on a batch at a probe; returns fp32 [copies, N] on the device.
+    forward: runs the model on a batch at a probe; returns fp32 [copies, N] on the device. numbers: where a
+    graph reads what is to be done.
     """
 
-    def __init__(self, builder: BatchBuilder, forward: ProbedForward, capture: Capture) -> None:
-        self._builder, self._forward, self._capture = builder, forward, capture
-        self._graphs: dict[Distribution, _Graphs] = {}
+    def __init__(
+        self, builder: BatchBuilder, forward: ProbedForward, capture: Capture, numbers: StepNumbers
+    ) -> None:
+        self._forward, self._capture, self._numbers = forward, capture, numbers
+        self._scorer = GraphScorer(builder, self._forward_from_memory, self._capture_at_rest)
+        self._probe = CapturedProbe(self._numbers)
+        self._point = 0, 0.0
 
     @property
     def captures(self) -> int:
         """How often a graph was captured."""
-        return sum(graphs.scorer.captures for graphs in self._graphs.values())
+        return self._scorer.captures
 
     @property
     def replays(self) -> int:
         """How many forwards graphs have run."""
-        return sum(graphs.scorer.replays for graphs in self._graphs.values())
+        return self._scorer.replays
 
     def score(
-        self, examples: Sequence[Example], copies: int, directions: Sequence[Direction], eps: float
+        self, examples: Sequence[Example], copies: int, seeds: Sequence[int], eps: float
     ) -> list[list[Scores]]:
-        """Score `copies` copies of the examples, for each direction."""
+        """Score `copies` copies of the examples, for the direction of each seed."""
+        replay = self._scorer.load(examples, copies)
         scores = []
-        for distribution, group in groupby(directions, lambda direction: direction.distribution):
-            if distribution not in self._graphs:
-                table = StepTable(self._builder.device, distribution)
-                self._graphs[distribution] = _Graphs(table, self._builder, self._forward, self._capture)
-            scores += self._graphs[distribution].score(examples, copies, [*group], eps)
-        return scores
-
-
-class _Graphs:
-    """Those of one distribution, for which kernels are compiled."""
-
-    def __init__(
-        self, table: StepTable, builder: BatchBuilder, forward: ProbedForward, capture: Capture
-    ) -> None:
-        self._table, self._forward, self._capture = table, forward, capture
-        self.scorer = GraphScorer(builder, self._forward_from_table, self._capture_at_rest)
-        self._probe = TableProbe(table)
-        self._point = Direction(0, table.distribution), 0.0
-
-    def score(
-        self, examples: Sequence[Example], copies: int, directions: Sequence[Direction], eps: float
-    ) -> list[list[Scores]]:
-        replay = self.scorer.load(examples, copies)
-        scores = []
-        for direction in directions:
-            self._point = direction, eps
+        for seed in seeds:
+            self._point = seed, eps
             scores.append(replay())
         return scores
 
-    def _forward_from_table(self, batch: LabelledBatch) -> torch.Tensor:
-        self._probe = TableProbe(self._table)
+    def _forward_from_memory(self, batch: LabelledBatch) -> torch.Tensor:
+        self._probe = CapturedProbe(self._numbers)
         return self._forward(batch, self._probe)
 
     def _capture_at_rest(self, forward: Forward) -> Forward:
-        """Capture a forward while the table has no step; return what replays it with the one that waits.
+        """Capture a forward while there is no step in memory; return what replays it with the one that waits.
 
         Those weights take it that the captured forward moves. The others go on waiting.
         """
-        self._table.set(Direction(0, self._table.distribution), 0.0)
+        self._numbers.set(0, 0.0)
         replay = self._capture(forward)
         moved = tuple(self._probe.moved)
 
         def replay_after_step() -> torch.Tensor:
-            update = _common_step(moved, self._table)
+            update = _common_step(moved, self._numbers.room)
             if update is None:
-                self._table.set(*self._point)
+                self._numbers.set(*self._point)
             else:
-                self._table.set(*self._point, update.moves, update.rounding_seed, update.decay)
+                self._numbers.set(*self._point, update.moves, update.rounding_seed, update.decay)
             for weights in moved:
                 weights.taken()
             return replay()
@@ -98,11 +79,11 @@ class _Graphs:
         return replay_after_step
 
 
-def _common_step(moved: Sequence[Perturbed], table: StepTable) -> Update | None:
-    """Return the step that some weights wait to take, if a table can hold it; otherwise let them take it."""
+def _common_step(moved: Sequence[Perturbed], room: int) -> Update | None:
+    """Return the step that some weights wait to take, if it has few enough moves; else let them take it."""
     steps = [weights.waiting for weights in moved]
     first = steps[0]
-    if first is not None and table.fits(first.moves) and all(step is first for step in steps):
+    if first is not None and len(first.moves) <= room and all(step is first for step in steps):
         return first
     for weights in moved:
         weights.settle()

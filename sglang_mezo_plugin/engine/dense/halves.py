@@ -25,7 +25,7 @@ from sglang_mezo_plugin.engine.dense.probes import Probe
 from sglang_mezo_plugin.engine.dense.rows import PerturbedRows
 from sglang_mezo_plugin.engine.dense.weights import Perturbed, Update, bytes_of
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import UpdatePlan
+from sglang_mezo_plugin.noise import Distribution, UpdatePlan
 
 EMBEDDINGS = (VocabParallelEmbedding, torch.nn.Embedding)
 HEAD_BLOCK = 1 << 24  # elements of the head that are perturbed at a time, at least
@@ -38,8 +38,8 @@ class Halves:
     Outside `at`, modules run as ever. Raises UserError for a model whose weights cannot be perturbed so.
     """
 
-    def __init__(self, model: torch.nn.Module, pieces: Pieces) -> None:
-        self._pieces = pieces
+    def __init__(self, model: torch.nn.Module, pieces: Pieces, distribution: Distribution) -> None:
+        self._pieces, self._distribution = pieces, distribution
         self._probe: Probe | None = None
         self._sides: list[slice] = []
         self._unused = set(pieces)
@@ -66,7 +66,7 @@ class Halves:
             seen.update(own)
             (norms if all(p.dim() == 1 for p in own) else linear)[name] = own
         self._tables = [
-            UpdatePlan([(piece.of(table.data), piece.region, piece.decays) for piece in pieces[table]])
+            UpdatePlan([(p.of(table.data), p.region, p.decays) for p in pieces[table]], distribution)
             for table in tables
         ]
         groups = _grouped(linear)
@@ -100,9 +100,15 @@ class Halves:
     def step(self, update: Update) -> None:
         """Move all weights: tables now, others when they are perturbed next, or by `settle`."""
         for table in self._tables:
-            table.accumulate_(update.moves, update.rounding_seed, update.decay)
+            table.accumulate_(update.numbers)
         for weights in (self._norms, *self._groups):
             weights.wait(update)
+
+    @property
+    def waiting(self) -> Update | None:
+        """The step that some weights have not taken yet, if there are any: the last one."""
+        steps = (weights.waiting for weights in (self._norms, *self._groups))
+        return next((step for step in steps if step is not None), None)
 
     def settle(self) -> None:
         """Let every weight be what the steps so far make of it."""
@@ -115,7 +121,7 @@ class Halves:
         (piece,) = self._pieces[parameter]
         self._unused.discard(parameter)
         if parameter not in self._heads:
-            self._heads[parameter] = PerturbedHead(parameter, piece, self._scratch)
+            self._heads[parameter] = PerturbedHead(parameter, piece, self._scratch, self._distribution)
         self._written = [self._norms]
         for first, weights in self._heads[parameter].write(self._probe):
             yield first, weights[: len(self._sides)]
@@ -131,7 +137,9 @@ class Halves:
         buffers: tuple[torch.Tensor, torch.Tensor],
     ) -> Perturbed:
         """Let modules compute with values in buffers, which are written together. Return what writes them."""
-        weights = Perturbed([p for own in parameters.values() for p in own], self._pieces, buffers)
+        weights = Perturbed(
+            [p for own in parameters.values() for p in own], self._pieces, buffers, self._distribution
+        )
         values = iter(zip(weights.parameters, weights.plus, weights.minus, strict=True))
         for name, own in parameters.items():
             module = modules[name]
@@ -188,7 +196,7 @@ class Halves:
         if not (sides := self._prepare([parameter], None)):
             return forward(*args, **kwargs)
         (piece,) = self._pieces[parameter]
-        with PerturbedRows(parameter, piece, self._probe) as rows:
+        with PerturbedRows(parameter, piece, self._distribution, self._probe) as rows:
             outputs = [forward(*self._part(args, side), **self._part(kwargs, side)) for side in sides]
         if rows.answered != len(sides):
             raise UserError(f"{name} does not look its rows up one by one: use --mode lora")

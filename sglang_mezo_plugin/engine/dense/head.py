@@ -8,7 +8,7 @@ import torch
 
 from sglang_mezo_plugin.engine.dense.placement import Piece
 from sglang_mezo_plugin.engine.dense.probes import Probe
-from sglang_mezo_plugin.noise import PairPlan
+from sglang_mezo_plugin.noise import Distribution, PairPlan
 
 
 class PerturbedHead:
@@ -18,7 +18,11 @@ class PerturbedHead:
     """
 
     def __init__(
-        self, parameter: torch.nn.Parameter, piece: Piece, buffers: tuple[torch.Tensor, torch.Tensor]
+        self,
+        parameter: torch.nn.Parameter,
+        piece: Piece,
+        buffers: tuple[torch.Tensor, torch.Tensor],
+        distribution: Distribution,
     ) -> None:
         weight, region = piece.of(parameter.data), piece.region
         self._blocks: list[tuple[int, PairPlan, list[torch.Tensor]]] = []
@@ -27,7 +31,7 @@ class PerturbedHead:
         for start in range(0, region.rows, rows):
             stop = min(start + rows, region.rows)
             sides = [m[: (stop - start) * region.cols].view(-1, region.cols) for m in memory]
-            plan = PairPlan([(*sides, weight[start:stop], region.row_slice(start, stop))])
+            plan = PairPlan([(*sides, weight[start:stop], region.row_slice(start, stop))], distribution)
             self._blocks.append((region.offset // region.cols + start, plan, sides))
 
     def write(self, probe: Probe) -> Iterator[tuple[int, list[torch.Tensor]]]:

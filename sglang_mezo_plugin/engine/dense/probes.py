@@ -1,36 +1,31 @@
-"""Where weights are probed: at a point whose numbers the host has, or at one that a table in memory holds.
+"""Where weights are probed: by a step's numbers in memory.
 
 A graph launches again what was launched when it was captured, with the same arguments. So all numbers of what
-it is to do at another point, and after another step, are in a `StepTable`.
+it is to do at another point, and after another step, are there.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
 from sglang_mezo_plugin.engine.dense.weights import Perturbed
-from sglang_mezo_plugin.noise import (
-    Direction,
-    PairPlan,
-    Region,
-    StepTable,
-    gather_pair_from,
-    gather_pair_into,
-)
+from sglang_mezo_plugin.noise import Distribution, PairPlan, Region, StepNumbers, gather_pair_into
 
 
-class Probe(Protocol):
-    """One forward's direction z and eps."""
+class Probe:
+    """One forward's direction and eps, and the step that weights are to take before, if they wait for it."""
+
+    def __init__(self, numbers: StepNumbers) -> None:
+        self._numbers = numbers
 
     def write(self, weights: Perturbed) -> None:
         """Let weights take the step that waits for them, then write them at + and at -."""
-        ...
+        weights.write(self._numbers, moves=weights.waiting is not None)
+        weights.taken()
 
     def write_block(self, plan: PairPlan) -> None:
         """Write weights that no step waits for."""
-        ...
+        plan.write(self._numbers)
 
     def gather(
         self,
@@ -39,58 +34,24 @@ class Probe(Protocol):
         weight: torch.Tensor,
         rows: torch.Tensor,
         region: Region,
+        distribution: Distribution,
     ) -> None:
         """Write rows of such weights, as `gather_pair_into` does."""
-        ...
+        gather_pair_into(plus, minus, weight, rows, region, distribution, self._numbers)
 
 
-class PointProbe:
-    """A point by its numbers."""
+class CapturedProbe(Probe):
+    """A probe of a forward that a graph runs again: weights take the step, whichever it then is, once each.
 
-    def __init__(self, direction: Direction, eps: float) -> None:
-        self._direction, self._eps = direction, eps
-
-    def write(self, weights: Perturbed) -> None:
-        weights.write(self._direction, self._eps)
-
-    def write_block(self, plan: PairPlan) -> None:
-        plan.write(self._direction, self._eps)
-
-    def gather(
-        self,
-        plus: torch.Tensor,
-        minus: torch.Tensor,
-        weight: torch.Tensor,
-        rows: torch.Tensor,
-        region: Region,
-    ) -> None:
-        gather_pair_into(plus, minus, weight, rows, self._direction, region, self._eps)
-
-
-class TableProbe:
-    """The point of a table, which also has the step that weights are to take: each of them once.
-
-    moved: the weights that have taken it, in their order.
+    moved: the weights that have taken it, in their order. What waits there goes on waiting: whoever puts it
+    into memory says so by `taken`.
     """
 
-    def __init__(self, table: StepTable) -> None:
-        self._table = table
+    def __init__(self, numbers: StepNumbers) -> None:
+        super().__init__(numbers)
         self.moved: list[Perturbed] = []
 
     def write(self, weights: Perturbed) -> None:
-        weights.write_from(self._table, moves=weights not in self.moved)
+        weights.write(self._numbers, moves=weights not in self.moved)
         if weights not in self.moved:
             self.moved.append(weights)
-
-    def write_block(self, plan: PairPlan) -> None:
-        plan.write_from(self._table)
-
-    def gather(
-        self,
-        plus: torch.Tensor,
-        minus: torch.Tensor,
-        weight: torch.Tensor,
-        rows: torch.Tensor,
-        region: Region,
-    ) -> None:
-        gather_pair_from(self._table, plus, minus, weight, rows, region)

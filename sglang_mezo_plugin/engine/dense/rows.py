@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from sglang_mezo_plugin.engine.dense.placement import Piece
 from sglang_mezo_plugin.engine.dense.probes import Probe
+from sglang_mezo_plugin.noise import Distribution
 
 
 class PerturbedRows(TorchFunctionMode):
@@ -18,9 +19,11 @@ class PerturbedRows(TorchFunctionMode):
     Both halves look up the same rows.
     """
 
-    def __init__(self, table: torch.nn.Parameter, piece: Piece, probe: Probe) -> None:
+    def __init__(
+        self, table: torch.nn.Parameter, piece: Piece, distribution: Distribution, probe: Probe
+    ) -> None:
         super().__init__()
-        self._table, self._piece, self._probe = table, piece, probe
+        self._table, self._piece, self._distribution, self._probe = table, piece, distribution, probe
         self._minus: torch.Tensor | None = None
         self.answered = 0
 
@@ -33,7 +36,7 @@ class PerturbedRows(TorchFunctionMode):
         rows = args[0].reshape(-1)
         plus, minus = (self._table.new_empty(len(rows), self._piece.region.cols) for _ in range(2))
         weight = self._piece.of(self._table.data)
-        self._probe.gather(plus, minus, weight, rows, self._piece.region)
+        self._probe.gather(plus, minus, weight, rows, self._piece.region, self._distribution)
         shape = (*args[0].shape, -1)
         self._minus = minus.view(shape)
         return plus.view(shape)

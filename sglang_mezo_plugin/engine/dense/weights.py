@@ -8,17 +8,18 @@ from typing import NamedTuple
 import torch
 
 from sglang_mezo_plugin.engine.dense.placement import Pieces
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region, StepTable
+from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region, StepNumbers
 
 ALIGNMENT = 256  # bytes, as an allocator would have it
 
 
 class Update(NamedTuple):
-    """A step that weights are to take: the arguments of `carrier.Carrier.step`."""
+    """A step that weights are to take: the arguments of `carrier.Carrier.step`, and the same in memory."""
 
-    moves: Sequence[tuple[Direction, float]]
+    moves: Moves
     decay: float
     rounding_seed: int
+    numbers: StepNumbers
 
 
 class Perturbed:
@@ -35,6 +36,7 @@ class Perturbed:
         parameters: Sequence[torch.nn.Parameter],
         pieces: Pieces,
         buffers: tuple[torch.Tensor, torch.Tensor],
+        distribution: Distribution,
     ) -> None:
         self.parameters = parameters
         self.plus, self.minus = ([*_views(parameters, buffer)] for buffer in buffers)
@@ -49,32 +51,19 @@ class Perturbed:
             decays.setdefault(parameter.dtype, []).extend(piece.decays for piece in own)
             if sum(piece.region.rows * piece.region.cols for piece in own) < parameter.numel():
                 self._padded.append((parameter.data, plus, minus))
-        self._plans = [PairPlan(parts[dtype], decays[dtype]) for dtype in parts]
+        self._plans = [PairPlan(parts[dtype], distribution, decays[dtype]) for dtype in parts]
         self._waiting: Update | None = None
 
-    def write(self, direction: Direction, eps: float) -> None:
-        """Take the step that waits, if any, and write `plus` and `minus`."""
-        self._write_padding()
-        if self._waiting and any(z.distribution != direction.distribution for z, _ in self._waiting.moves):
-            self.settle()
-        update, self._waiting = self._waiting, None
-        for plan in self._plans:
-            if update is None:
-                plan.write(direction, eps)
-            else:
-                plan.move_and_write(direction, eps, update.moves, update.rounding_seed, update.decay)
-
-    def write_from(self, table: StepTable, moves: bool) -> None:
-        """Write `plus` and `minus` by a table's numbers; before that, if `moves`, take the step it has.
-
-        What waits here goes on waiting: whoever puts it into the table says so by `taken`.
-        """
-        self._write_padding()
+    def write(self, numbers: StepNumbers, moves: bool) -> None:
+        """Write `plus` and `minus`; before that, if `moves`, take the step that the numbers say."""
+        for weight, plus, minus in self._padded:
+            plus.copy_(weight)
+            minus.copy_(weight)
         for plan in self._plans:
             if moves:
-                plan.move_and_write_from(table)
+                plan.move_and_write(numbers)
             else:
-                plan.write_from(table)
+                plan.write(numbers)
 
     @property
     def waiting(self) -> Update | None:
@@ -82,7 +71,7 @@ class Perturbed:
         return self._waiting
 
     def taken(self) -> None:
-        """Note that the step that waits, if any, is taken by a table's numbers."""
+        """Note that the step that waits, if any, is taken by numbers in memory."""
         self._waiting = None
 
     def wait(self, update: Update) -> None:
@@ -95,12 +84,7 @@ class Perturbed:
         update, self._waiting = self._waiting, None
         if update is not None:
             for plan in self._plans:
-                plan.accumulate_(update.moves, update.rounding_seed, update.decay)
-
-    def _write_padding(self) -> None:
-        for weight, plus, minus in self._padded:
-            plus.copy_(weight)
-            minus.copy_(weight)
+                plan.accumulate_(update.numbers)
 
 
 def bytes_of(parameters: Sequence[torch.Tensor]) -> int:

@@ -23,7 +23,7 @@ from sglang_mezo_plugin.engine.lora.slots import SlotMap
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.peft_files import target_names
-from sglang_mezo_plugin.noise import Direction, PairPlan, Region
+from sglang_mezo_plugin.noise import Distribution, Moves, PairPlan, Region, StepNumbers
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -51,9 +51,13 @@ class LoraCarrier(FrozenCarrier):
             }
             MirroredLoRABackend(self._manager, adapted).install(self._manager)
         self._pairs = [
-            PairPlan([(p.slots[slot], p.slots[slot + 1], p.weight, p.region) for p in slots.pieces])
+            PairPlan(
+                [(p.slots[slot], p.slots[slot + 1], p.weight, p.region) for p in slots.pieces],
+                adapter.distribution,
+            )
             for slot in range(0, len(self._slot_ids) - 1, 2)
         ]
+        self._numbers = StepNumbers(self._manager.device, room=0)
         self._weights = [piece.weight for piece in slots.pieces]
         self._first_slot = [piece.slots[0] for piece in slots.pieces]
         self.graphs: GraphScorer | None = None
@@ -61,29 +65,33 @@ class LoraCarrier(FrozenCarrier):
             check_model(model_runner)
             self.graphs = GraphScorer(self._builder, self._forward, capture)
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
+    @property
+    def distribution(self) -> Distribution:
+        return self._adapter.distribution
+
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
         pairs: list[tuple[Scores, Scores]] = []
         room = len(self._pairs)
-        for start in range(0, len(directions), room):
-            chunk = directions[start : start + room]
-            for plan, direction in zip(self._pairs, chunk, strict=False):
-                plan.write(direction, eps)
+        for start in range(0, len(seeds), room):
+            chunk = seeds[start : start + room]
+            for plan, seed in zip(self._pairs, chunk, strict=False):
+                self._numbers.set(seed, eps)
+                plan.write(self._numbers)
             scores = self._score_moved(batch, copies=2 * len(chunk))
             pairs.extend(zip(scores[::2], scores[1::2], strict=True))
         return pairs
 
-    def score_at(self, batch: Batch, direction: Direction, coefficient: float) -> Scores:
+    def score_at(self, batch: Batch, seed: int, coefficient: float) -> Scores:
         """Score a batch at theta + coefficient * z: what `score_pairs` gives for one of its signs."""
-        self._pairs[0].write(direction, coefficient)
+        self._numbers.set(seed, coefficient)
+        self._pairs[0].write(self._numbers)
         return self._score_moved(batch, copies=1)[0]
 
     def score(self, batch: Batch) -> Scores:
         torch._foreach_copy_(self._first_slot, self._weights)
         return self._score(batch, copies=1)[0]
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
         self._adapter.step(moves, decay, rounding_seed)
 
     def parameters(self) -> Mapping[str, tuple[torch.Tensor, Region]]:

@@ -19,7 +19,7 @@ STACKS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pro
 
 
 @dataclass(frozen=True)
-class Piece:
+class SlotPiece:
     """A piece of a parameter, and where each slot has it.
 
     slots: [slots, rows, cols], a view of the pool. weight: [rows, cols], a view of the fp32 parameter.
@@ -39,7 +39,7 @@ class SlotMap:
     """
 
     def __init__(self, manager: LoRAManager, adapter: Adapter) -> None:
-        self.pieces: list[Piece] = []
+        self.pieces: list[SlotPiece] = []
         self.adapted: dict[BaseLayerWithLoRA, list[tuple[int, int, int]]] = {}
         self._manager, self._rank = manager, adapter.config.r
         for name, (weight, region) in adapter.parameters().items():
@@ -58,7 +58,7 @@ class SlotMap:
             for part in parts:
                 slots = pool.A_buffer[target][layer][:, part * rank : (part + 1) * rank]
                 piece = region.column_slice(columns.start, columns.stop)
-                self.pieces.append(Piece(slots, weight[:, columns], piece))
+                self.pieces.append(SlotPiece(slots, weight[:, columns], piece))
             return
         sizes = _output_sizes(module.base_layer)
         stacked = module.slice_lora_b_weights(torch.arange(sum(sizes))[:, None])[:, 0]
@@ -67,7 +67,7 @@ class SlotMap:
             start, stop = module.lora_offsets[part : part + 2]
             rows = _slice(stacked[start:stop] - origin)
             slots = pool.B_buffer[target][layer][:, start:stop, :rank]
-            self.pieces.append(Piece(slots, weight[rows], region.row_slice(rows.start, rows.stop)))
+            self.pieces.append(SlotPiece(slots, weight[rows], region.row_slice(rows.start, rows.stop)))
             self.adapted.setdefault(module, []).append((start, stop, part * rank))
 
     def _find(self, path: str) -> tuple[int, BaseLayerWithLoRA]:

@@ -15,7 +15,7 @@ from sglang_mezo_plugin.engine.ranks.share import Share
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.checkpoint import tensor_shapes
 from sglang_mezo_plugin.models.writing import write_checkpoint
-from sglang_mezo_plugin.noise import Direction
+from sglang_mezo_plugin.noise import Moves
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
 from sglang_mezo_plugin.training.optimizers import Grads, Optimizer
@@ -23,7 +23,7 @@ from sglang_mezo_plugin.training.optimizers import Grads, Optimizer
 
 class RankedCarrier:
     """A carrier whose work several ranks share, as rank 0 has it. Implements `carrier.Carrier`, but for
-    `parameters`: momentum and Adam are each rank's own, see `RankedOptimizer`.
+    `parameters` and `distribution`: momentum and Adam are each rank's own, see `RankedOptimizer`.
     """
 
     def __init__(self, share: Share, ranks: Ranks) -> None:
@@ -40,16 +40,14 @@ class RankedCarrier:
         """The fraction of the tokens of this rank's batches that were reused from others, in [0, 1)."""
         return self._share.carrier.hit_rate
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
         """Deal pairs out to the replicas, or, where there are fewer pairs than replicas, signs."""
         count = self._layout.dp_size
-        if len(directions) >= count:
-            hands = [directions[replica::count] for replica in range(count)]
+        if len(seeds) >= count:
+            hands = [seeds[replica::count] for replica in range(count)]
             found = self._on_replicas("score_pairs", [(batch, hand, eps) for hand in hands])
-            return _undealt(found, len(directions))
-        points = [(direction, sign * eps) for direction in directions for sign in (1, -1)]
+            return _undealt(found, len(seeds))
+        points = [(seed, sign * eps) for seed in seeds for sign in (1, -1)]
         hands = [points[replica::count] for replica in range(count)]
         found = self._on_replicas("score_points", [(batch, hand) for hand in hands if hand])
         scores = _undealt(found, len(points))
@@ -65,7 +63,7 @@ class RankedCarrier:
         for start in range(0, len(batches), count):
             yield from self._on_replicas("score", [(batch,) for batch in batches[start : start + count]])
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
         self.everywhere("step", moves, decay, rounding_seed)
 
     def everywhere(self, action: str, *args: Any) -> None:

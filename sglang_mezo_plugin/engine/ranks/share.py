@@ -11,14 +11,14 @@ from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang_mezo_plugin.engine.dense.placement import Pieces, held, locate
 from sglang_mezo_plugin.engine.frozen import FrozenCarrier
 from sglang_mezo_plugin.models.checkpoint import tensor_shapes
-from sglang_mezo_plugin.noise import Direction, Region
+from sglang_mezo_plugin.noise import Moves, Region
 from sglang_mezo_plugin.tasks.example import Batch
 from sglang_mezo_plugin.training.objectives import Scores
 from sglang_mezo_plugin.training.optimizers import Grads, Optimizer
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-Point = tuple[Direction, float]
-"""theta + c z, by z and c."""
+Point = tuple[int, float]
+"""theta + c z, by the seed of z and c."""
 
 
 class Share:
@@ -38,13 +38,11 @@ class Share:
     def score(self, batch: Batch) -> Scores:
         return self.carrier.score(batch)
 
-    def score_pairs(
-        self, batch: Batch, directions: Sequence[Direction], eps: float
-    ) -> list[tuple[Scores, Scores]]:
-        return self.carrier.score_pairs(batch, directions, eps)
+    def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
+        return self.carrier.score_pairs(batch, seeds, eps)
 
     def score_points(self, batch: Batch, points: Sequence[Point]) -> list[Scores]:
-        return [self.carrier.score_at(batch, direction, coefficient) for direction, coefficient in points]
+        return [self.carrier.score_at(batch, seed, coefficient) for seed, coefficient in points]
 
     def attach(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
@@ -53,7 +51,7 @@ class Share:
     def update(self, grads: Grads, learning_rate: float, step: int) -> None:
         self._optimizer.update(grads, learning_rate, step)
 
-    def step(self, moves: Sequence[tuple[Direction, float]], decay: float, rounding_seed: int) -> None:
+    def step(self, moves: Moves, decay: float, rounding_seed: int) -> None:
         self.carrier.step(moves, decay, rounding_seed)
 
     def checksum(self) -> int:

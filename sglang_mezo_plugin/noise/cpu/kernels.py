@@ -25,106 +25,89 @@ from sglang_mezo_plugin.noise import philox
 from sglang_mezo_plugin.noise.cpu import numbers, tiles
 from sglang_mezo_plugin.noise.cpu.numbers import add_scaled, gaussian, rademacher, rounding_bits
 from sglang_mezo_plugin.noise.cpu.tiles import FORMATS, load, store, store_stochastically
-from sglang_mezo_plugin.noise.region import Direction, Region
-from sglang_mezo_plugin.noise.step_table import StepTable
+from sglang_mezo_plugin.noise.region import Region
+from sglang_mezo_plugin.noise.step_numbers import StepNumbers
+from sglang_mezo_plugin.noise.values import Distribution, Moves
 
 TILE = 4096
 TILES_A_THREAD = 16  # at least: half a millisecond, many times what it takes to wake one
 FLOAT32 = FORMATS[torch.float32]
+_EVERY_ROW = np.empty(0, np.int64)
 
 
-def direction_into(out: torch.Tensor, direction: Direction, region: Region) -> None:
-    _run(_direction, out, _plane(out), _place(region), np.uint64(direction.seed), _is_gaussian(direction))
+class MultiTensor:
+    """Several tensors: (planes [weight, plus, minus], region, whether decay applies) of each."""
+
+    def __init__(
+        self, entries: Sequence[tuple[list[torch.Tensor], Region, bool]], distribution: Distribution
+    ) -> None:
+        self._entries, self._distribution = entries, distribution
+
+    def run(self, numbers: StepNumbers, moves: bool, writes: bool) -> None:
+        """Move the weights by the numbers, if `moves`; then write the pairs, if `writes`."""
+        seed, eps, taken, rounding_seed, decay = numbers.read()
+        for (weight, *pair), region, decays in self._entries:
+            if moves and taken is not None:
+                self._move(weight, region, taken, rounding_seed, decay if decays else 1.0)
+            if writes:
+                _write_pair(*pair, weight, _EVERY_ROW, region, self._distribution, seed, eps)
+
+    def _move(
+        self, weight: torch.Tensor, region: Region, moves: Moves, rounding_seed: int, decay: float
+    ) -> None:
+        _run(
+            _move,
+            weight,
+            _plane(weight),
+            _place(region),
+            np.array([seed for seed, _ in moves], np.uint64),
+            self._distribution == "gaussian",
+            np.array([coefficient for _, coefficient in moves], np.float32),
+            np.uint64(rounding_seed),
+            np.float32(decay),
+        )
 
 
-def perturb_into(
-    out: torch.Tensor,
-    weight: torch.Tensor,
-    direction: Direction,
-    region: Region,
-    coefficient: float,
-    mirrored: torch.Tensor | None = None,
-    rows: torch.Tensor | None = None,
-) -> None:
-    """Write weight + coefficient * z into out and weight - coefficient * z, from one z, into mirrored.
-
-    rows: if given, row i of out and of mirrored is that of row rows[i] of weight and its region.
-    """
-    plane = _plane(out)
-    nothing = (plane[0][:0], *plane[1:])
-    _run(
-        _perturb,
-        out,
-        plane,
-        _plane(weight),
-        _place(region),
-        np.uint64(direction.seed),
-        _is_gaussian(direction),
-        np.float32(coefficient),
-        nothing if mirrored is None else _plane(mirrored),
-        np.empty(0, np.int64) if rows is None else np.ascontiguousarray(rows.numpy(), np.int64),
-    )
-
-
-def gather_from(
-    table: StepTable,
-    out: torch.Tensor,
-    mirrored: torch.Tensor,
+def gather_pair(
+    plus: torch.Tensor,
+    minus: torch.Tensor,
     weight: torch.Tensor,
     rows: torch.Tensor,
     region: Region,
+    distribution: Distribution,
+    numbers: StepNumbers,
 ) -> None:
-    """Do what `perturb_into` does with `mirrored` and `rows`, with the seed and eps of a table."""
-    direction, eps, *_ = table.numbers()
-    perturb_into(out, weight, direction, region, eps, mirrored, rows)
+    seed, eps, *_ = numbers.read()
+    gathered = np.ascontiguousarray(rows.numpy(), np.int64)
+    _write_pair(plus, minus, weight, gathered, region, distribution, seed, eps)
 
 
-def accumulate_(
+def _write_pair(
+    plus: torch.Tensor,
+    minus: torch.Tensor,
     weight: torch.Tensor,
-    moves: Sequence[tuple[Direction, float]],
+    gathered: NDArray[np.int64],
     region: Region,
-    rounding_seed: int,
-    decay: float,
+    distribution: Distribution,
+    seed: int,
+    eps: float,
 ) -> None:
+    """Write weight + eps * z into plus and weight - eps * z into minus, from one z.
+
+    gathered: row i of plus and of minus is that of row gathered[i] of weight and its region.
+    """
     _run(
-        _accumulate,
-        weight,
+        _perturb,
+        plus,
+        _plane(plus),
+        _plane(minus),
         _plane(weight),
+        gathered,
         _place(region),
-        np.array([direction.seed for direction, _ in moves], np.uint64),
-        all(_is_gaussian(direction) for direction, _ in moves),
-        np.array([coefficient for _, coefficient in moves], np.float32),
-        np.uint64(rounding_seed),
-        np.float32(decay),
+        np.uint64(seed),
+        distribution == "gaussian",
+        np.float32(eps),
     )
-
-
-class Plan:
-    """Several tensors: (planes [weight, plus, minus], region, whether decay applies) of each."""
-
-    def __init__(self, entries: Sequence[tuple[list[torch.Tensor], Region, bool]]) -> None:
-        self._entries = entries
-
-    def run(
-        self,
-        direction: Direction | None,
-        eps: float,
-        moves: Sequence[tuple[Direction, float]] | None,
-        rounding_seed: int,
-        decay: float,
-    ) -> None:
-        """Move the weights unless moves is None, then write the pairs unless direction is None."""
-        for (weight, *pair), region, decays in self._entries:
-            if moves is not None:
-                accumulate_(weight, moves, region, rounding_seed, decay if decays else 1.0)
-            if direction is not None:
-                plus, minus = pair
-                perturb_into(plus, weight, direction, region, eps, minus)
-
-    def run_from(self, table: StepTable, moves: bool) -> None:
-        """Move the weights as a table says, if `moves`; then write the pairs."""
-        direction, eps, taken, rounding_seed, decay = table.numbers()
-        self.run(direction, eps, taken if moves else None, rounding_seed, decay)
 
 
 def _run(kernel: Callable[..., None], written: torch.Tensor, *arguments: Any) -> None:
@@ -152,7 +135,7 @@ def _kernel(function: Callable[..., None]) -> Callable[..., None]:
     """
     kernel = njit(nogil=True, cache=True)(function)
     newest = max(Path(module.__file__).stat().st_mtime for module in (numbers, tiles, philox))
-    for index in Path(kernel.stats.cache_path).glob(f"cpu.{function.__name__}-*.nbi"):
+    for index in Path(kernel.stats.cache_path).glob(f"*.{function.__name__}-*.nbi"):
         with suppress(OSError):  # another process was faster, or the folder cannot be written
             if index.stat().st_mtime < newest:
                 index.unlink()
@@ -160,29 +143,19 @@ def _kernel(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @_kernel
-def _direction(begin, end, out, place, seed, is_gaussian):
-    parameter, offset, _, cols, region_stride = place
-    for tile in range(begin, end):
-        row, col, count = _tile(cols, tile)
-        z = _noise(seed, is_gaussian, parameter, offset + row * region_stride + col, count)
-        store(out, row, col, z)
-
-
-@_kernel
-def _perturb(begin, end, out, weight, place, seed, is_gaussian, coefficient, mirrored, gathered):
+def _perturb(begin, end, plus, minus, weight, gathered, place, seed, is_gaussian, eps):
     parameter, offset, _, cols, region_stride = place
     for tile in range(begin, end):
         row, col, count = _tile(cols, tile)
         source = gathered[row] if len(gathered) > 0 else row
         z = _noise(seed, is_gaussian, parameter, offset + source * region_stride + col, count)
         w = load(weight, source, col, count)
-        store(out, row, col, add_scaled(w, coefficient, z))
-        if len(mirrored[0]) > 0:
-            store(mirrored, row, col, add_scaled(w, -coefficient, z))
+        store(plus, row, col, add_scaled(w, eps, z))
+        store(minus, row, col, add_scaled(w, -eps, z))
 
 
 @_kernel
-def _accumulate(begin, end, weight, place, seeds, is_gaussian, coefficients, rounding_seed, decay):
+def _move(begin, end, weight, place, seeds, is_gaussian, coefficients, rounding_seed, decay):
     parameter, offset, _, cols, region_stride = place
     for tile in range(begin, end):
         row, col, count = _tile(cols, tile)
@@ -211,10 +184,6 @@ def _noise(seed, is_gaussian, parameter, first, count):
     if is_gaussian:
         return gaussian(seed, parameter, first, count)
     return rademacher(seed, parameter, first, count)
-
-
-def _is_gaussian(direction: Direction) -> bool:
-    return direction.distribution == "gaussian"
 
 
 def _place(region: Region) -> tuple[np.uint32, int, int, int, int]:

@@ -1,6 +1,7 @@
 """Full-parameter training: pairs of losses, and the gradient along a direction, next to transformers."""
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,11 @@ from sglang.test.tiny_model_utils import load_reference
 from transformers import PreTrainedModel
 
 from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.training.objectives import OBJECTIVES, loss
 from sglang_mezo_plugin.training.spsa import projected_grad
 
 EPS = 1e-3
+DISTRIBUTIONS = dict(zip(tiny_models.CONFIGS, cycle(("gaussian", "rademacher")), strict=False))
 
 
 class Model(NamedTuple):
@@ -28,17 +29,19 @@ def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, engine_args: dict[str, Any]
 ) -> Iterator[Model]:
     path = tiny_models.saved(request.param, tmp_path_factory.mktemp("models"))
+    distribution = DISTRIBUTIONS[request.param]
     with tiny_models.opened(path, "float32", engine_args) as runner:
-        yield Model(path, DenseCarrier(runner, Path(path)), load_reference(path))
+        yield Model(path, DenseCarrier(runner, Path(path), distribution), load_reference(path))
 
 
 @pytest.mark.parametrize("size", range(1, 10))
 def test_a_pair_scores_as_with_weights_really_moved(model: Model, size: int, atol: float) -> None:
-    batch, directions = tiny_models.make_batch(size, seed=size), [Direction(size), Direction(9, "rademacher")]
-    pairs = model.carrier.score_pairs(batch, directions, EPS)
-    for direction, pair in zip(directions, pairs, strict=True):
+    batch, seeds = tiny_models.make_batch(size, seed=size), [size, 9 + size]
+    distribution = model.carrier.distribution
+    pairs = model.carrier.score_pairs(batch, seeds, EPS)
+    for seed, pair in zip(seeds, pairs, strict=True):
         for coefficient, ours in zip((EPS, -EPS), pair, strict=True):
-            with tiny_models.moved(model.reference, model.path, direction, coefficient):
+            with tiny_models.moved(model.reference, model.path, seed, coefficient, distribution):
                 theirs = tiny_models.reference_scores(model.reference, batch.examples)
             assert tiny_models.largest_difference(ours, theirs) < 2 * atol
             for objective in ("completion", "classification"):
@@ -56,8 +59,7 @@ def test_projected_grad_is_the_directional_derivative(model: Model, objective: s
     batch, function = tiny_models.make_batch(4, seed=7), OBJECTIVES[objective]
     gradient = tiny_models.gradient(model.path, batch, objective)
     for seed in range(20):
-        direction = Direction(seed)
-        ((plus, minus),) = model.carrier.score_pairs(batch, [direction], EPS)
+        ((plus, minus),) = model.carrier.score_pairs(batch, [seed], EPS)
         ours = projected_grad(*(loss(function, batch.examples, side) for side in (plus, minus)), EPS)
-        expected, scale = tiny_models.directional_derivative(gradient, direction)
+        expected, scale = tiny_models.directional_derivative(gradient, seed, model.carrier.distribution)
         assert ours == pytest.approx(expected, abs=0.01 * scale)

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from dense_runs import DECAY, ENGINE_ARGS, EPS, compare, directions, moves
+from dense_runs import DECAY, ENGINE_ARGS, EPS, compare, moves, seeds_of
 from frozen_capture import FrozenCapture
 
 from sglang_mezo_plugin.engine import opening
-from sglang_mezo_plugin.engine.dense import graphs as dense_graphs
+from sglang_mezo_plugin.engine.dense import carrier as dense_carrier
 from sglang_mezo_plugin.engine.dense import halves
 from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.engine.graphs import Capture, CudaCapture
 from sglang_mezo_plugin.engine.ranks.layout import Layout
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction, StepTable
+from sglang_mezo_plugin.noise import Distribution, StepNumbers
 from sglang_mezo_plugin.training.objectives import Scores
 
 CUDA = torch.cuda.is_available()
@@ -28,21 +28,21 @@ def capture(monkeypatch: pytest.MonkeyPatch) -> Capture:
     return CudaCapture() if CUDA else FrozenCapture(monkeypatch)
 
 
-def train(pairs: int, distribution: str, carrier: DenseCarrier, folder: Path) -> list[Scores]:
+def train(pairs: int, carrier: DenseCarrier, folder: Path) -> list[Scores]:
     """Probe and step; in between save, evaluate, and make two steps without a probe."""
     scores = []
     for step in range(STEPS):
         batch = tiny_models.make_batch(SIZES[step % len(SIZES)], seed=step)
-        probed = carrier.score_pairs(batch, directions(step, pairs, distribution), EPS)
+        probed = carrier.score_pairs(batch, seeds_of(step, pairs), EPS)
         scores += [side for pair in probed for side in pair]
-        carrier.step(moves(step, pairs, distribution), DECAY if step % 3 else 1.0, step)
+        carrier.step(moves(step, pairs), DECAY if step % 3 else 1.0, step)
         if step == 2:
             carrier.save(folder / "middle")
         if step == 4:
             scores.append(carrier.score(batch))
         if step == 5:
-            carrier.step(moves(step + 100, pairs, distribution), DECAY, 2**64 - 1)
-            scores.append(carrier.score_at(batch, Direction(5, distribution), -EPS))
+            carrier.step(moves(step + 100, pairs), DECAY, 2**64 - 1)
+            scores.append(carrier.score_at(batch, 5, -EPS))
     return scores
 
 
@@ -58,9 +58,9 @@ def train(pairs: int, distribution: str, carrier: DenseCarrier, folder: Path) ->
     ],
 )
 def test_a_run_by_graphs(
-    name: str, dtype: str, distribution: str, pairs: int, capture: Capture, tmp_path: Path
+    name: str, dtype: str, distribution: Distribution, pairs: int, capture: Capture, tmp_path: Path
 ) -> None:
-    carrier, _ = compare(name, tmp_path, dtype, capture, partial(train, pairs, distribution))
+    carrier, _ = compare(name, tmp_path, dtype, capture, partial(train, pairs), distribution)
     graphs = carrier.graphs
     assert (graphs.captures, graphs.replays) == (5, STEPS * pairs + 1)
 
@@ -71,10 +71,10 @@ def test_a_graph_takes_the_step_itself(capture: Capture, tmp_path: Path) -> None
     def steps(carrier: DenseCarrier, folder: Path) -> list[Scores]:
         scores = []
         for step in range(4):
-            (pair,) = carrier.score_pairs(tiny_models.make_batch(3), directions(step, 1, "gaussian"), EPS)
+            (pair,) = carrier.score_pairs(tiny_models.make_batch(3), seeds_of(step, 1), EPS)
             scores += pair
             assert all(w.waiting is None for w in (carrier._halves._norms, *carrier._halves._groups))
-            carrier.step(moves(step, 1, "gaussian"), DECAY, step)
+            carrier.step(moves(step, 1), DECAY, step)
         if carrier.graphs and not CUDA:
             assert capture.settled == 0
         return scores
@@ -82,27 +82,28 @@ def test_a_graph_takes_the_step_itself(capture: Capture, tmp_path: Path) -> None
     compare("opt", tmp_path, "float16", capture, steps)
 
 
-def test_steps_that_a_table_has_no_place_for(
+def test_steps_that_there_is_no_room_for(
     capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More moves than it takes; another distribution than the probe's; decay without a move."""
-    monkeypatch.setattr(dense_graphs, "StepTable", partial(StepTable, room=2))
+    """More moves than that; and decay without a move."""
+
+    class RoomForTwo(StepNumbers):
+        def __init__(self, device: torch.device | str, room: int = 2) -> None:
+            super().__init__(device, room)
+
+    monkeypatch.setattr(dense_carrier, "StepNumbers", RoomForTwo)
 
     def steps(carrier: DenseCarrier, folder: Path) -> list[Scores]:
         scores = []
-        for step, (count, distribution) in enumerate(
-            [(3, "gaussian"), (2, "gaussian"), (1, "rademacher"), (0, "gaussian"), (2, "gaussian")]
-        ):
-            carrier.step(moves(step, count, distribution), DECAY, step)
-            for z in (Direction(step), Direction(step, "rademacher"), Direction(step + 50)):
-                (pair,) = carrier.score_pairs(tiny_models.make_batch(3), [z], EPS)
+        for step, count in enumerate((3, 2, 1, 0, 2)):
+            carrier.step(moves(step, count), DECAY, step)
+            for seed in (step, step + 50):
+                (pair,) = carrier.score_pairs(tiny_models.make_batch(3), [seed], EPS)
                 scores += pair
-        mixed = [Direction(1), Direction(2, "rademacher"), Direction(3)]
-        pairs = carrier.score_pairs(tiny_models.make_batch(3), mixed, EPS)
-        return scores + [side for pair in pairs for side in pair]
+        return scores
 
     carrier, _ = compare("opt", tmp_path, "float16", capture, steps)
-    assert carrier.graphs.captures == 2
+    assert carrier.graphs.captures == 1
 
 
 def mlp_of(carrier: DenseCarrier, layer: int) -> torch.nn.Module:
@@ -119,17 +120,17 @@ def test_a_step_is_taken_once(
     def steps(carrier: DenseCarrier, folder: Path) -> list[Scores]:
         scores, batch, mlp = [], tiny_models.make_batch(3), mlp_of(carrier, 1)
         graphs, carrier.graphs = carrier.graphs, None
-        carrier.score_pairs(batch, [Direction(0)], EPS)  # reads all
+        carrier.score_pairs(batch, [0], EPS)  # reads all
         carrier.graphs, forward = graphs, mlp.forward
         if case == "out of reach":
             monkeypatch.setattr(mlp, "forward", lambda x, **_: x)
         if case == "written twice":
             monkeypatch.setattr(mlp, "forward", lambda x, **_: forward(forward(x)))
         for step in range(4):
-            carrier.step(moves(step, 1, "gaussian"), DECAY, step)
+            carrier.step(moves(step, 1), DECAY, step)
             if case == "took it before":
                 carrier._halves._groups[step].settle()
-            for pair in carrier.score_pairs(batch, directions(step, 2, "gaussian"), EPS):
+            for pair in carrier.score_pairs(batch, seeds_of(step, 2), EPS):
                 scores += pair
             left = [w for w in carrier._halves._groups if w.waiting is not None]
             assert len(left) == (2 if case == "out of reach" else 0)
@@ -138,16 +139,16 @@ def test_a_step_is_taken_once(
     compare("llama", tmp_path, "float16", capture, steps)
 
 
-def test_a_session_passes_graphs_on(
+def test_ranks_open_with_graphs_and_the_runs_noise(
     capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "CudaCapture", lambda: capture)
     path = Path(tiny_models.saved("opt", tmp_path))
     options = {"dtype": "float32", "skip_tokenizer_init": True, "max_total_tokens": 4096, **ENGINE_ARGS}
-    made = opening.make_opening(path, None, True, Layout(), options, cuda_graph=True)
+    made = opening.make_opening(path, None, True, Layout(), options, True, "rademacher")
     with opening.open_share(made, rank=0) as share:
-        share.carrier.score_pairs(tiny_models.make_batch(2), [Direction(1)], EPS)
-        assert share.carrier.graphs.replays == 1
+        share.carrier.score_pairs(tiny_models.make_batch(2), [1], EPS)
+        assert (share.carrier.graphs.replays, share.carrier.distribution) == (1, "rademacher")
 
 
 def test_sliding_windows_are_refused(capture: Capture, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_sliding_windows_are_refused(capture: Capture, tmp_path: Path) -> None:
     with tiny_models.opened(str(path), "float32", ENGINE_ARGS) as runner:
         runner.sliding_window_size = 512
         with pytest.raises(UserError, match=r"^--cuda-graph: .* has sliding windows"):
-            DenseCarrier(runner, path, capture)
+            DenseCarrier(runner, path, capture=capture)
         DenseCarrier(runner, path)
 
 
@@ -163,9 +164,9 @@ def test_probing_does_not_move_weights(capture: Capture, tmp_path: Path) -> None
     """Nor do the forwards before a capture, or the capture itself."""
     path = tiny_models.saved("opt", tmp_path)
     with tiny_models.opened(path, "float16", ENGINE_ARGS) as runner:
-        carrier = DenseCarrier(runner, Path(path), capture)
+        carrier = DenseCarrier(runner, Path(path), capture=capture)
         before = {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}
         for size in SIZES:
-            carrier.score_pairs(tiny_models.make_batch(size), [Direction(1), Direction(2)], EPS)
+            carrier.score_pairs(tiny_models.make_batch(size), [1, 2], EPS)
         for name, tensor in runner.model.state_dict().items():
             assert torch.equal(tensor, before[name]), name

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from one_tensor import accumulate_
 
 from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.models.checkpoint import read_tensors
-from sglang_mezo_plugin.noise import Direction, Region, accumulate_
+from sglang_mezo_plugin.noise import Region
 
 STEPS, EPS, MOVE, DECAY = 200, 1e-3, 1e-4, 0.999
 # Each dtype with one model, each model with one dtype, and then the others.
@@ -29,18 +30,20 @@ def test_weights_move_by_the_updates_alone(
     name: str, dtype: str, tmp_path: Path, engine_args: dict[str, Any]
 ) -> None:
     """Probe and update, 200 times; then compare with the updates made on the checkpoint itself."""
+    distribution = ("gaussian", "rademacher")[CASES.index((name, dtype)) % 2]
     path, batch = tiny_models.saved(name, tmp_path), tiny_models.make_batch(2)
     stored = {name: tensor.to(getattr(torch, dtype)) for name, tensor in read_tensors(Path(path))}
     expected = {name: tensor.clone() for name, tensor in stored.items()}
     with tiny_models.opened(path, dtype, engine_args) as runner:
-        carrier = DenseCarrier(runner, Path(path))
+        carrier = DenseCarrier(runner, Path(path), distribution)
         for step in range(STEPS):
-            moves = [(Direction(1000 + step, ("gaussian", "rademacher")[step % 2]), MOVE)]
+            moves = [(1000 + step, MOVE)]
             carrier.score_pairs(batch, [moves[0][0]], EPS)
             carrier.step(moves, decay=DECAY, rounding_seed=step)
             for name, tensor in expected.items():
                 decay = DECAY if tensor.dim() > 1 else 1.0
-                accumulate_(tensor, moves, Region.whole(name, tensor.shape), step, decay)
+                region = Region.whole(name, tensor.shape)
+                accumulate_(tensor, moves, region, step, decay, distribution)
         carrier.save(tmp_path / "saved")
     found = dict(read_tensors(tmp_path / "saved"))
     assert found.keys() == expected.keys() == set(carrier.names)

@@ -13,11 +13,10 @@ from sglang_mezo_plugin.engine.dense import halves
 from sglang_mezo_plugin.engine.dense.carrier import DenseCarrier
 from sglang_mezo_plugin.engine.session import open_session
 from sglang_mezo_plugin.errors import UserError
-from sglang_mezo_plugin.noise import Direction
 
 
 def score(carrier: DenseCarrier) -> None:
-    carrier.score_pairs(tiny_models.make_batch(2), [Direction(1)], 1e-3)
+    carrier.score_pairs(tiny_models.make_batch(2), [1], 1e-3)
 
 
 def test_an_embedding_that_reads_its_table_itself(
@@ -70,9 +69,9 @@ def test_how_many_layers_are_perturbed_at_once_does_not_matter(
         with tiny_models.opened(path, "float32", engine_args) as runner:
             carrier, pairs = DenseCarrier(runner, Path(path)), []
             for step in range(3):
-                pairs += carrier.score_pairs(batch, [Direction(step), Direction(9)], 1e-2)
-                carrier.step([(Direction(step), 1e-2)], decay=0.9, rounding_seed=step)
-            pairs.append((carrier.score(batch), carrier.score_at(batch, Direction(5), -1e-2)))
+                pairs += carrier.score_pairs(batch, [step, 9], 1e-2)
+                carrier.step([(step, 1e-2)], decay=0.9, rounding_seed=step)
+            pairs.append((carrier.score(batch), carrier.score_at(batch, 5, -1e-2)))
             groups = len(carrier._halves._groups)
         found.append((groups, pairs))
     (most, wanted), *others = found

@@ -14,7 +14,6 @@ from sglang.test.tiny_model_utils import run_on_ranks, save_tiny_model
 from sglang_mezo_plugin.engine.lora.carrier import LoraCarrier, adapter_server_args
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.models.adapter import Adapter
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.training.objectives import Scores
 
 EPS = 1e-2
@@ -55,10 +54,10 @@ def scores(path: str, name: str, engine_args: dict[str, Any], **place: int) -> l
         **place,
     ) as runner:
         carrier = LoraCarrier(runner, adapter)
-        batch, direction = tiny_models.make_batch(4), Direction(7)
-        plus, minus = carrier.score_pairs(batch, [direction], EPS)[0]
-        alone = carrier.score_at(batch, direction, -EPS)
-        carrier.step([(direction, 0.1)], decay=0.9, rounding_seed=1)
+        batch, seed = tiny_models.make_batch(4), 7
+        plus, minus = carrier.score_pairs(batch, [seed], EPS)[0]
+        alone = carrier.score_at(batch, seed, -EPS)
+        carrier.step([(seed, 0.1)], decay=0.9, rounding_seed=1)
         return [plus, minus, alone, carrier.score(batch)]
 
 

@@ -17,7 +17,6 @@ from sglang_mezo_plugin.engine.session import open_session
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.models.checkpoint import read_tensors
-from sglang_mezo_plugin.noise import Direction
 from sglang_mezo_plugin.training.objectives import Scores
 from sglang_mezo_plugin.training.optimizers import make_optimizer
 
@@ -71,10 +70,10 @@ def walk(
             optimizer.attach(carrier)
             scores = []
             for step in (1, 2, 3):
-                directions = [Direction(10 * step + pair) for pair in range(3)]
-                for few in (directions, directions[:1]):
+                seeds = [10 * step + pair for pair in range(3)]
+                for few in (seeds, seeds[:1]):
                     scores.extend(side for pair in carrier.score_pairs(batch, few, EPS) for side in pair)
-                grads = [(direction, 0.3 * step) for direction in directions]
+                grads = [(seed, 0.3 * step) for seed in seeds]
                 optimizer.update(grads, learning_rate=1e-2, step=step)
             scores.extend(scored for _, scored in session.score(other.examples))
             carrier.save(saved)

@@ -1,4 +1,4 @@
-"""One launch for many GPU tensors: their addresses, strides and regions lie in a table on the device.
+"""One launch for many GPU tensors: their addresses, strides and regions lie on the device, an entry for each.
 
 A step touches hundreds of tensors, most of them small. A launch for each would cost more than its work.
 """
@@ -10,41 +10,38 @@ import torch
 import triton
 import triton.language as tl
 
-from sglang_mezo_plugin.noise import step_table
-from sglang_mezo_plugin.noise.cuda.kernels import (
-    PER_CALL,
+from sglang_mezo_plugin.noise import step_numbers
+from sglang_mezo_plugin.noise.cuda.tiles import (
     TILE_SIZE,
     direction_tile,
-    halves,
     layout,
     moved,
-    moves_table,
     probe_words,
     signed,
     tile_at,
 )
-from sglang_mezo_plugin.noise.region import Direction, Region
-from sglang_mezo_plugin.noise.step_table import StepTable
+from sglang_mezo_plugin.noise.region import Region
+from sglang_mezo_plugin.noise.step_numbers import StepNumbers
+from sglang_mezo_plugin.noise.values import Distribution
 
-Moves = Sequence[tuple[Direction, float]]
 Entry = tuple[list[torch.Tensor], Region, bool]  # 2-D planes: weight, plus, minus; whether decay applies
 
 TILES_A_PROGRAM = 8  # what looking an entry up costs is shared by so many
 WIDTH = 16  # int64 words of an entry
 # Words of an entry: address, row stride and column stride of each plane, then these.
 PARAMETER, OFFSET, STRIDE, COLS, TILES, LAST, DECAYS = (tl.constexpr(9 + field) for field in range(7))
-TABLE_COUNT, TABLE_ROUNDING = tl.constexpr(step_table.COUNT), tl.constexpr(step_table.ROUNDING)
-TABLE_DECAY, TABLE_MOVING = tl.constexpr(step_table.DECAY), tl.constexpr(step_table.MOVING)
-TABLE_MOVES = tl.constexpr(step_table.MOVES)
+COUNT_WORD, ROUNDING_WORD = tl.constexpr(step_numbers.COUNT), tl.constexpr(step_numbers.ROUNDING)
+DECAY_WORD, MOVING_WORD = tl.constexpr(step_numbers.DECAY), tl.constexpr(step_numbers.MOVING)
+MOVES_WORD = tl.constexpr(step_numbers.MOVES)
 ENTRY_WIDTH, PER_PROGRAM = tl.constexpr(WIDTH), tl.constexpr(TILES_A_PROGRAM)
 REGISTERS = 96  # a thread, at most: with more there would be too few threads to hide what they wait for
 ACCESS = 16  # bytes that a thread reads or writes at once, where addresses allow
 
 
-class Plan:
+class MultiTensor:
     """Entries on the device, and what all of them have in common, for which the kernel is compiled."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], distribution: Distribution) -> None:
         rows, starts, alignment, wide, programs = [], [], 16, True, 0
         for planes, region, decays in entries:
             divisor, tiles = layout(region)
@@ -58,52 +55,22 @@ class Plan:
             programs += -(-tiles * region.rows // TILES_A_PROGRAM)
         padding = [programs] * (triton.next_power_of_2(len(starts)) - len(starts))
         device = entries[0][0][0].device
-        self._rows = torch.tensor(rows, dtype=torch.int64, device=device)
+        self._entries = torch.tensor(rows, dtype=torch.int64, device=device)
         self._starts = torch.tensor([*starts, *padding], dtype=torch.int32, device=device)
         self._grid = (programs,)
-        # The kernel takes the tensors' types from these arguments, and their addresses from the table.
+        # The kernel takes the tensors' types from these arguments, and their addresses from the entries.
         weight, plus, minus = (entries[0][0] * 3)[:3]
         self._samples = [plane.as_strided((1,), (1,)) for plane in (plus, minus, weight)]
         self._constants = {"ENTRIES": len(self._starts), "ALIGNMENT": alignment, "WIDE": wide}
+        self._constants["GAUSSIAN"] = distribution == "gaussian"
 
-    def run(
-        self,
-        direction: Direction | None,
-        eps: float,
-        moves: Moves | None,
-        rounding_seed: int,
-        decay: float,
-    ) -> None:
-        """Move the weights unless moves is None, then write the pairs unless direction is None."""
-        device, words = self._rows.device, self._starts
-        if moves:
-            stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-            words = moves_table(tuple(moves), device, stream)
-        known = direction or (moves[0][0] if moves else Direction(0))
-        self._launch(
-            *(words, len(moves or ()), *halves(rounding_seed), float(decay)),
-            *(*halves(direction.seed if direction else 0), float(eps)),
-            GAUSSIAN=known.distribution == "gaussian",
-            MOVED=moves is not None,
-            PAIRED=direction is not None,
-            TABLED=False,
-        )
-
-    def run_from(self, table: StepTable, moves: bool) -> None:
-        """Move the weights as a table says, if `moves`; then write the pairs."""
-        self._launch(
-            *(table.words, 0, 0, 0, 1.0, 0, 0, 0.0),
-            GAUSSIAN=table.distribution == "gaussian",
-            MOVED=moves,
-            PAIRED=True,
-            TABLED=True,
-        )
-
-    def _launch(self, *numbers: torch.Tensor | float, **options: bool) -> None:
-        with torch.cuda.device_of(self._rows):
+    def run(self, numbers: StepNumbers, moves: bool, writes: bool) -> None:
+        """Move the weights by the numbers, if `moves`; then write the pairs, if `writes`."""
+        with torch.cuda.device_of(self._entries):
             _kernel[self._grid](
-                *(*self._samples, self._rows, self._starts, *numbers),
-                **options,
+                *(*self._samples, self._entries, self._starts, numbers.words),
+                MOVED=moves,
+                PAIRED=writes,
                 **self._constants,
                 enable_fp_fusion=False,
                 num_stages=1,
@@ -118,56 +85,46 @@ def _is_wide(plane: torch.Tensor) -> bool:
     return aligned and plane.stride(1) == 1
 
 
-@triton.jit(do_not_specialize=[*PER_CALL, "moves", "rounding_low", "rounding_high"])
+@triton.jit
 def _kernel(
-    plus, minus, weight, table, starts,
-    words, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
-    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr, TABLED: tl.constexpr,
+    plus, minus, weight, entries, starts, words,
+    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr,
     ENTRIES: tl.constexpr, ALIGNMENT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Move each weight, if MOVED; then write it at + and at -, if PAIRED.
+    """Move each weight, if MOVED; then write it at + and at -, if PAIRED. `words`: of `StepNumbers`.
 
-    If TABLED, `words` are a `StepTable`'s, and take the place of the numbers that follow. Whether weights
-    move is asked once: asked for each tile, it would cost a twentieth of the instructions.
+    Whether weights move is asked once: asked for each tile, it would cost a twentieth of the instructions.
     """
     program = tl.program_id(0)
     starts_at = tl.load(starts + tl.arange(0, ENTRIES))
     index = tl.sum((starts_at <= program).to(tl.int32)) - 1
-    entry, begin = table + index * ENTRY_WIDTH, (program - tl.load(starts + index)) * PER_PROGRAM
+    entry, begin = entries + index * ENTRY_WIDTH, (program - tl.load(starts + index)) * PER_PROGRAM
     weight_plane = _plane(entry, 0, weight, WIDE)
     plus_plane = _plane(entry, 1, plus, WIDE)
     minus_plane = _plane(entry, 2, minus, WIDE)
-    if TABLED:
-        seed_low, seed_high, eps = probe_words(words)
-        if MOVED and tl.load(words + TABLE_MOVING) != 0:
-            moves, rounding_low = tl.load(words + TABLE_COUNT), tl.load(words + TABLE_ROUNDING)
-            rounding_high = tl.load(words + TABLE_ROUNDING + 1)
-            decay = tl.load(words + TABLE_DECAY).to(tl.float32, bitcast=True)
-            _tiles(
-                entry, begin, weight_plane, plus_plane, minus_plane,
-                words, words + TABLE_MOVES, moves, rounding_low, rounding_high, decay,
-                seed_low, seed_high, eps, GAUSSIAN, True, PAIRED, TABLED, ALIGNMENT,
-            )  # fmt: skip
-        else:
-            _tiles(
-                entry, begin, weight_plane, plus_plane, minus_plane,
-                words, words, 0, 0, 0, 1.0,
-                seed_low, seed_high, eps, GAUSSIAN, False, PAIRED, TABLED, ALIGNMENT,
-            )  # fmt: skip
+    seed_low, seed_high, eps = probe_words(words)
+    if MOVED and tl.load(words + MOVING_WORD) != 0:
+        moves, rounding_low = tl.load(words + COUNT_WORD), tl.load(words + ROUNDING_WORD)
+        rounding_high = tl.load(words + ROUNDING_WORD + 1)
+        decay = tl.load(words + DECAY_WORD).to(tl.float32, bitcast=True)
+        _tiles(
+            entry, begin, weight_plane, plus_plane, minus_plane,
+            words, moves, rounding_low, rounding_high, decay,
+            seed_low, seed_high, eps, GAUSSIAN, True, PAIRED, ALIGNMENT,
+        )  # fmt: skip
     else:
         _tiles(
             entry, begin, weight_plane, plus_plane, minus_plane,
-            words, words, moves, rounding_low, rounding_high, decay,
-            seed_low, seed_high, eps, GAUSSIAN, MOVED, PAIRED, TABLED, ALIGNMENT,
+            words, 0, 0, 0, 1.0,
+            seed_low, seed_high, eps, GAUSSIAN, False, PAIRED, ALIGNMENT,
         )  # fmt: skip
 
 
 @triton.jit
 def _tiles(
     entry, begin, weight, plus, minus,
-    words, moves_at, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
-    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr, TABLED: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
+    words, moves, rounding_low, rounding_high, decay, seed_low, seed_high, eps,
+    GAUSSIAN: tl.constexpr, MOVED: tl.constexpr, PAIRED: tl.constexpr, ALIGNMENT: tl.constexpr,
 ):  # fmt: skip
     """Do a program's share of an entry, the tiles from `begin` on. Planes: as `_plane` returns them."""
     parameter = tl.load(entry + PARAMETER).to(tl.int32)
@@ -185,13 +142,13 @@ def _tiles(
         w = tl.load(at, mask)
         if MOVED:
             w = moved(
-                w, first, moves_at, moves, rounding_low, rounding_high, factor, parameter,
+                w, first, words + MOVES_WORD, moves, rounding_low, rounding_high, factor, parameter,
                 weight_start.dtype.element_ty, GAUSSIAN,
             )  # fmt: skip
             tl.store(at, w, mask)
         if PAIRED:
-            if TABLED:  # read again: kept meanwhile, they would be two registers too many
-                _, seed_high, eps = probe_words(words)
+            # Read again: kept meanwhile, they would be two registers too many.
+            _, seed_high, eps = probe_words(words)
             z = direction_tile(seed_low, seed_high, parameter, first, TILE_SIZE, GAUSSIAN)
             at = plus_start + row * plus_row + col * plus_col + lane * plus_col
             tl.store(at, tl.fma(z, eps, w.to(tl.float32)).to(plus_start.dtype.element_ty), mask)
