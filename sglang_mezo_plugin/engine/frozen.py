@@ -22,6 +22,10 @@ class FrozenCarrier:
         """The fraction of all tokens so far that were reused from others of their batch, in [0, 1)."""
         return self._builder.hit_rate
 
+    def forget_counts(self) -> None:
+        """Let `hit_rate` begin anew."""
+        self._builder.forget_counts()
+
     def score(self, batch: Batch) -> Scores:
         """Score a batch at theta itself."""
         labelled = self._builder.build(batch.examples, copies=1)

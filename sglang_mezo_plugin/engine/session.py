@@ -127,7 +127,11 @@ def open_session(
         **mode_args,
         **pools,
     }
-    opening = make_opening(checkpoint, adapter, trains, ranks.layout, options, cuda_graph, distribution)
+    # The last token of a sequence is predicted from those before it.
+    longest = max(example.length - 1 for example in (*examples, *eval_examples))
+    opening = make_opening(
+        checkpoint, adapter, trains, ranks.layout, options, cuda_graph, distribution, longest
+    )
     with ranks.open():
         ranks.tell(range(1, ranks.layout.size), opening)
         with open_share(opening, rank=0) as share, ranks.leading():

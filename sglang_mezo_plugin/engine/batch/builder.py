@@ -82,6 +82,10 @@ class BatchBuilder:
         self._runner = model_runner
         self.device = torch.device(model_runner.device)
         self._reuses_prefixes = model_runner.prefill_attention_backend_str in PREFIX_REUSING_BACKENDS
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
+        """Let `hit_rate` begin anew."""
         self._computed = self._asked_for = 0
 
     @property

@@ -1,0 +1,85 @@
+"""Weights that the engine has loaded and never uses, such as the bias of a head that its logits leave out.
+
+One short forward is watched for what its operations read. What they do not show, because a kernel of its own
+may have taken it, is tried: if the scores stay finite while a weight is NaN, nothing has read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sglang_mezo_plugin.engine.soundness.loading import is_view, sources_of
+from sglang_mezo_plugin.errors import UserError
+from sglang_mezo_plugin.training.objectives import Scores
+
+
+def refuse_unread(model: torch.nn.Module, score: Callable[[], Scores], converted: Iterable[int]) -> None:
+    """Raise UserError, naming the weight, if the model has one that scoring does not read.
+
+    score: scores a few tokens at the weights that are loaded. converted: addresses of parameters that were
+    made into others at loading. Weights of a tower that text does not pass (images, draft tokens) are none of
+    this: of such a part nothing is read.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    watch = _Reads()
+    with watch:
+        score()
+    unread = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if (address := parameter.untyped_storage().data_ptr()) not in watch.addresses
+        and address not in converted
+    }
+    unread = {name: p for name, p in unread.items() if not _in_unread_tower(model, name, parameters, unread)}
+    for name, parameter in unread.items():
+        if _stays_finite(parameter, score):
+            raise UserError(
+                f"{name}: SGLang's {type(model).__name__} loads it and does not use it, so it is another "
+                "model: train one of another architecture (README: models that are right)"
+            )
+
+
+class _Reads(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if not is_view(func):
+            self.addresses.update(
+                tensor.untyped_storage().data_ptr() for tensor in sources_of(func, args, kwargs or {})
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _in_unread_tower(
+    model: torch.nn.Module,
+    name: str,
+    parameters: dict[str, torch.nn.Parameter],
+    unread: dict[str, torch.nn.Parameter],
+) -> bool:
+    """Whether a weight belongs to a part of the model, of several modules, none of whose weights is read."""
+    words = name.split(".")
+    for depth in (1, 2):
+        tower = ".".join(words[:depth])
+        inside = [other for other in parameters if other.startswith(f"{tower}.")]
+        modules = {other.rpartition(".")[0] for other in inside}
+        if len(modules) > 1 and all(other in unread for other in inside):
+            return True
+    return False
+
+
+def _stays_finite(parameter: torch.nn.Parameter, score: Callable[[], Scores]) -> bool:
+    """Whether scores are numbers while a weight is NaN."""
+    own = parameter.data
+    parameter.data = torch.full_like(own, torch.nan)
+    try:
+        scores = score()
+    finally:
+        parameter.data = own
+    return all(np.isfinite(option).all() for options in scores for option in options)
