@@ -34,8 +34,7 @@ class Opening:
 
     options: keyword arguments of SGLang's ServerArgs, but for tp_size. ports: for each replica, where its
     shards meet; None if it has just one. cuda_graph: whether pairs are scored by CUDA graphs.
-    distribution: of the directions along which every weight moves; an adapter has its own.
-    shards meet; None if it has just one. cuda_graph: whether pairs are scored by CUDA graphs. longest: tokens
+    distribution: of the directions along which every weight moves; an adapter has its own. longest: tokens
     of the longest sequence that will be scored.
     """
 
@@ -46,6 +45,7 @@ class Opening:
     options: Mapping[str, Any]
     ports: tuple[int | None, ...]
     cuda_graph: bool
+    distribution: Distribution
     longest: int
 
 
