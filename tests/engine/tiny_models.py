@@ -11,7 +11,16 @@ import torch
 from one_tensor import direction_into, perturb_into
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.test.tiny_model_utils import load_reference, save_tiny_model
-from transformers import GPT2Config, LlamaConfig, OPTConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    Olmo2Config,
+    OPTConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.models.checkpoint import tensor_shapes
@@ -37,11 +46,16 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "llama": LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=False, **GROUPED, **SIZES),
     "qwen2": Qwen2Config(vocab_size=VOCABULARY, tie_word_embeddings=True, **GROUPED, **SIZES),
+    "qwen3": Qwen3Config(vocab_size=VOCABULARY, head_dim=16, tie_word_embeddings=False, **GROUPED, **SIZES),
+    "olmo2": Olmo2Config(
+        vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=0, **GROUPED, **SIZES
+    ),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=96),
 }
-ARCHITECTURES = ("opt", "opt-post-norm", "llama", "qwen2", "gpt2")
-# ReLU has a kink at 0: within eps of it, a difference quotient and a derivative are two things.
-SMOOTH = ("opt-gelu", "opt-post-norm", "llama", "qwen2", "gpt2")
+ARCHITECTURES = ("opt", "opt-post-norm", "llama", "qwen2", "qwen3", "olmo2", "gpt2")
+# ReLU has a kink at 0: within eps of it, a difference quotient and a derivative are two things. OLMo2 has
+# norms after its small random products, and so a curvature of more than 1% at eps = 1e-3.
+SMOOTH = ("opt-gelu", "opt-post-norm", "llama", "qwen2", "qwen3", "gpt2")
 
 
 @cache

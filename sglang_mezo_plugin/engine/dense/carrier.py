@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
 from sglang.srt.model_executor.model_runner import ModelRunner
@@ -117,13 +118,40 @@ class DenseCarrier(FrozenCarrier):
     ) -> list[list[Scores]]:
         """Score two copies of a batch at + and -, or one at +, for the direction of each seed."""
         if self.graphs is not None:
-            return self.graphs.score(batch.examples, copies, seeds, eps)
-        labelled = self._builder.build(batch.examples, copies)
-        scores = []
-        for seed in seeds:
-            self._set_numbers(seed, eps)
-            scores.append(labelled.split(self._forward(labelled, Probe(self._numbers))))
+            scores = self.graphs.score(batch.examples, copies, seeds, eps)
+        else:
+            labelled = self._builder.build(batch.examples, copies)
+            scores = [self._score_at_once(labelled, seed, eps) for seed in seeds]
+        for seed, found in zip(seeds, scores, strict=True):
+            if _has_nan(found):
+                self._refuse_readers(batch, copies, seed, eps)
         return scores
+
+    def _score_at_once(self, labelled: LabelledBatch, seed: int, eps: float) -> list[Scores]:
+        """Score without a graph."""
+        self._set_numbers(seed, eps)
+        return labelled.split(self._forward(labelled, Probe(self._numbers)))
+
+    def _refuse_readers(self, batch: Batch, copies: int, seed: int, eps: float) -> None:
+        """Raise UserError if scores are NaN since a weight is read past its perturbation; name it."""
+        shield = self._halves.shield
+
+        def spoils(hidden: range) -> bool:
+            with shield.of(hidden):
+                return _has_nan(self._score_at_once(self._builder.build(batch.examples, copies), seed, eps))
+
+        if spoils(range(0)):
+            return  # the scores are NaN by themselves
+        suspects = range(len(shield))
+        if not spoils(suspects):
+            raise UserError("a captured graph reads weights past their perturbation: leave out --cuda-graph")
+        while len(suspects) > 1:
+            half = suspects[: len(suspects) // 2]
+            suspects = half if spoils(half) else suspects[len(half) :]
+        raise UserError(
+            f"{shield.name(suspects[0])}: a kernel of SGLang's reads it past its module, and so past its "
+            "perturbation: use --mode lora"
+        )
 
     def _set_numbers(self, seed: int, eps: float) -> None:
         """Say where to probe, and which step to take before; one that there is no room for is taken now."""
@@ -140,6 +168,10 @@ class DenseCarrier(FrozenCarrier):
         tokens = len(labelled.forward_batch.input_ids) // labelled.copies
         with self._halves.at(probe, tokens, mirrored=labelled.copies == 2):
             return self._scorer.score(labelled, self._halves.head_blocks)
+
+
+def _has_nan(copies: Sequence[Scores]) -> bool:
+    return any(bool(np.isnan(option).any()) for copy in copies for options in copy for option in options)
 
 
 def _refuse_what_is_not_dense(model: torch.nn.Module) -> None:

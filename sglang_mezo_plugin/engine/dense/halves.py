@@ -1,9 +1,10 @@
 """Runs each module of a model twice: with W + eps z on half of the tokens, with W - eps z on the others.
 
 The weights stay where they are while they are probed. A linear layer multiplies each half of its input by
-weights made in a scratch buffer; any other module runs with its parameters pointing to such memory, and back
-to their own before the next one does. As many layers' weights are made by one launch as the scratch buffer
-holds, just before the first of them is used, and those of all norms at the beginning.
+weights made in a scratch buffer; any other module runs with its parameters pointing to such memory, one half
+after the other. What reads a weight elsewhere finds NaN, see `shield.py`. As many layers' weights are made by
+one launch as the scratch buffer holds, just before the first of them is used, and those of all norms at the
+beginning.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from sglang_mezo_plugin.engine.dense.linear import LinearOnHalves
 from sglang_mezo_plugin.engine.dense.placement import Pieces
 from sglang_mezo_plugin.engine.dense.probes import Probe
 from sglang_mezo_plugin.engine.dense.rows import PerturbedRows
+from sglang_mezo_plugin.engine.dense.shield import Shield, switch_off_fused_kernels
 from sglang_mezo_plugin.engine.dense.weights import Perturbed, Update, bytes_of
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.noise import Distribution, UpdatePlan
 
 EMBEDDINGS = (VocabParallelEmbedding, torch.nn.Embedding)
 HEAD_BLOCK = 1 << 24  # elements of the head that are perturbed at a time, at least
+# What models call a module by: some name the path of a platform themselves.
+ENTRIES = ("forward", "forward_native", "forward_cuda")
 SCRATCH = 640 << 20  # bytes for each side, if no module has more: a decoder layer of OPT-13B
 
 
@@ -42,6 +46,7 @@ class Halves:
         self._pieces, self._distribution = pieces, distribution
         self._probe: Probe | None = None
         self._sides: list[slice] = []
+        self._running: str | None = None
         self._unused = set(pieces)
         linear: dict[str, list[torch.nn.Parameter]] = {}
         norms: dict[str, list[torch.nn.Parameter]] = {}
@@ -49,7 +54,7 @@ class Halves:
         modules = dict(model.named_modules())
         seen: set[torch.nn.Parameter] = set()
         for name, module in modules.items():
-            own = [p for p in module.parameters(recurse=False) if p in pieces]
+            own = [parameter for _, parameter in _own(module, pieces)]
             if not own:
                 continue
             if any(True for child in module.children() for _ in child.parameters()):
@@ -75,6 +80,9 @@ class Halves:
         self._scratch = self._buffers(max([head, *sizes]))
         self._groups = [self._install(modules, group, self._scratch) for group in groups]
         self._norms = self._install(modules, norms, self._buffers(sum(map(bytes_of, norms.values()))))
+        switch_off_fused_kernels(model)
+        hidden = {name: _own(modules[name], pieces) for name in (*linear, *norms)}
+        self.shield = Shield((f"{name}.{key}", p) for name, own in hidden.items() for key, p in own)
         self._written: list[Perturbed] = []
         self._heads: dict[torch.nn.Parameter, PerturbedHead] = {}
 
@@ -90,7 +98,8 @@ class Halves:
         probe.write(self._norms)
         self._written = [self._norms]
         try:
-            yield
+            with self.shield.raised():
+                yield
         finally:
             self._probe = None
         if self._unused:
@@ -148,7 +157,9 @@ class Halves:
                 check = partial(self._check_tokens, name)
                 module.quant_method = LinearOnHalves(module.quant_method, mine, prepare, check)
             else:
-                module.forward = partial(self._run, name, module.forward, mine, prepare)
+                for entry in filter(partial(hasattr, module), ENTRIES):
+                    forward = getattr(module, entry)
+                    setattr(module, entry, partial(self._run, name, forward, mine, prepare))
         return weights
 
     def _prepare(self, parameters: list[torch.nn.Parameter], weights: Perturbed | None) -> list[slice]:
@@ -171,16 +182,18 @@ class Halves:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if not (sides := prepare()):
+        if self._running == name or not (sides := prepare()):  # an entry may call another
             return forward(*args, **kwargs)
+        self._running = name
         own = [parameter.data for parameter, _, _ in values]
         outputs = []
         try:
-            for side, tokens in enumerate(sides):
+            for side in range(len(sides)):
                 for parameter, *both in values:
                     parameter.data = both[side]
-                outputs.append(forward(*self._part(args, tokens), **self._part(kwargs, tokens)))
+                outputs.append(forward(*self._part(args, side), **self._part(kwargs, side)))
         finally:
+            self._running = None
             for (parameter, _, _), value in zip(values, own, strict=True):
                 parameter.data = value
         return self._joined(name, outputs)
@@ -197,19 +210,25 @@ class Halves:
             return forward(*args, **kwargs)
         (piece,) = self._pieces[parameter]
         with PerturbedRows(parameter, piece, self._distribution, self._probe) as rows:
-            outputs = [forward(*self._part(args, side), **self._part(kwargs, side)) for side in sides]
+            outputs = [
+                forward(*self._part(args, side), **self._part(kwargs, side)) for side in range(len(sides))
+            ]
         if rows.answered != len(sides):
             raise UserError(f"{name} does not look its rows up one by one: use --mode lora")
         return self._joined(name, outputs)
 
-    def _part(self, values: Any, tokens: slice) -> Any:
-        """Return arguments with each tensor of all tokens cut down to some of them."""
-        if isinstance(values, torch.Tensor) and values.dim() and len(values) == self._sides[-1].stop:
-            return values[tokens]
+    def _part(self, values: Any, side: int) -> Any:
+        """Return arguments with each tensor of all tokens cut down to a side's.
+
+        A norm of heads works on rows of tokens times heads: those of a token follow each other.
+        """
+        if isinstance(values, torch.Tensor) and values.dim() and self._has_tokens(len(values)):
+            rows = len(values) // len(self._sides)
+            return values[side * rows : (side + 1) * rows]
         if isinstance(values, tuple | list):
-            return type(values)(self._part(value, tokens) for value in values)
+            return type(values)(self._part(value, side) for value in values)
         if isinstance(values, Mapping):
-            return {key: self._part(value, tokens) for key, value in values.items()}
+            return {key: self._part(value, side) for key, value in values.items()}
         return values
 
     def _joined(self, name: str, outputs: list[Any]) -> Any:
@@ -219,13 +238,23 @@ class Halves:
             return tuple(self._joined(name, list(parts)) for parts in zip(*outputs, strict=True))
         if outputs[0] is None:
             return None
-        self._check_tokens(name, 2 * len(outputs[0]))
+        if not self._has_tokens(sum(map(len, outputs))):
+            raise UserError(f"{name} works on something else than the rows of tokens: use --mode lora")
         return torch.cat(outputs)
 
+    def _has_tokens(self, rows: int) -> bool:
+        """Whether so many rows can be the same number for each token."""
+        return rows > 0 and rows % self._sides[-1].stop == 0
+
     def _check_tokens(self, name: str, tokens: int) -> None:
-        """Raise UserError for a module that does not work on one row a token."""
+        """Raise UserError for a linear layer that does not work on one row a token."""
         if tokens != self._sides[-1].stop:
             raise UserError(f"{name} works on something else than a row a token: use --mode lora")
+
+
+def _own(module: torch.nn.Module, pieces: Pieces) -> list[tuple[str, torch.nn.Parameter]]:
+    """Return a module's own parameters that the checkpoint has, by name."""
+    return [(key, p) for key, p in module.named_parameters(recurse=False) if p in pieces]
 
 
 def _grouped(parameters: Mapping[str, list[torch.nn.Parameter]]) -> list[dict[str, list[torch.nn.Parameter]]]:

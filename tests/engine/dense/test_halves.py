@@ -81,3 +81,37 @@ def test_how_many_layers_are_perturbed_at_once_does_not_matter(
             assert all(
                 tiny_models.largest_difference(*sides) == 0 for sides in zip(ours, theirs, strict=True)
             )
+
+
+def test_a_kernel_that_reads_a_weight_past_its_module(
+    tmp_path: Path, engine_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SGLang's dual GEMM of gate and up does on some GPUs, for few tokens."""
+    path, batch = tiny_models.saved("llama", tmp_path), tiny_models.make_batch(3)
+    with tiny_models.opened(path, "float32", engine_args) as runner:
+        carrier = DenseCarrier(runner, Path(path))
+        assert all(module.dual_gemm.mode is None for module in runner.model.modules() if is_mlp(module))
+        (before,) = carrier.score_pairs(batch, [1], 1e-2)
+        mlp = runner.model.model.layers[1].mlp
+        weight = mlp.gate_up_proj.weight
+        monkeypatch.setattr(mlp.gate_up_proj, "forward", lambda x: (x @ weight.t(), None))
+        carrier._halves._unused.clear()
+        with pytest.raises(UserError, match=r"layers\.1\.mlp\.gate_up_proj\.weight: a kernel .* --mode lora"):
+            carrier.score_pairs(batch, [1], 1e-2)
+        monkeypatch.undo()
+        (after,) = carrier.score_pairs(batch, [1], 1e-2)
+    for side in range(2):
+        assert tiny_models.largest_difference(before[side], after[side]) == 0
+
+
+def is_mlp(module: nn.Module) -> bool:
+    return hasattr(module, "dual_gemm")
+
+
+def test_scores_that_are_nan_by_themselves(tmp_path: Path, engine_args: dict[str, Any]) -> None:
+    path = tiny_models.saved("llama", tmp_path)
+    with tiny_models.opened(path, "float32", engine_args) as runner:
+        carrier = DenseCarrier(runner, Path(path))
+        carrier.step([(1, 1e38), (2, 1e38)], decay=1.0, rounding_seed=1)
+        ((plus, _),) = carrier.score_pairs(tiny_models.make_batch(2), [1], 1e-3)
+        assert any(torch.tensor(option).isnan().any() for options in plus for option in options)
