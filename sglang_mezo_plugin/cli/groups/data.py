@@ -15,13 +15,13 @@ NO_EVALUATION = "default: no evaluation"
 @dataclass(frozen=True, kw_only=True)
 class Data(Options):
     title = "data"
-    description = "files of JSON lines, or data sets of the Hugging Face hub as name/config:split"
+    description = "files (.jsonl, .json, .csv, .tsv, .parquet), or data sets of the hub as name/config:split"
 
     task: str = option(
         "records",
         choices=tuple(TASKS),
-        help='records (default): lines {"prompt", "completion"} or {"prompt", "options", "label"}; '
-        'sst2: lines {"text" or "sentence", "label"}',
+        help='records (default): rows {"prompt", "completion"}, {"prompt", "options", "label"} or '
+        '{"messages"}; sst2: rows {"text" or "sentence", "label"}',
     )
     prompt_template: str | None = option(None, metavar="TEXT", help='text around each prompt: "{} It was"')
     truncate_prompts: bool = option(False, help="drop the beginning of prompts that are too long")
@@ -82,4 +82,4 @@ class Answers(Options):
 @dataclass(frozen=True, kw_only=True)
 class Questions(Answers, Files):
     title = "data"
-    description = 'files of JSON lines {"prompt"} or {"messages"}, with what the reward needs besides'
+    description = 'files of rows {"prompt"} or {"messages"}, with what the reward needs besides'
