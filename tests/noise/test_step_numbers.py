@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import noise_cases
+import number_cases
 import pytest
-import step_cases
 import torch
 from kernel_compiler import Compiler
 
@@ -20,11 +20,11 @@ REGION = Region.whole("w", (64, 128))
 
 @pytest.fixture(scope="module")
 def wanted() -> dict[str, torch.Tensor]:
-    return step_cases.expected()
+    return number_cases.expected()
 
 
 def test_numba_has_the_bits_of_single_tensors(wanted: dict[str, torch.Tensor]) -> None:
-    assert noise_cases.differences(step_cases.run("cpu"), wanted) == {}
+    assert noise_cases.differences(number_cases.run("cpu"), wanted) == {}
 
 
 def test_interpreted_triton_has_the_bits_of_single_tensors(
@@ -41,7 +41,7 @@ def test_interpreted_triton_has_the_bits_of_single_tensors(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_triton_on_a_gpu_has_the_bits_of_single_tensors(wanted: dict[str, torch.Tensor]) -> None:
-    assert noise_cases.differences(step_cases.run("cuda"), wanted) == {}
+    assert noise_cases.differences(number_cases.run("cuda"), wanted) == {}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,7 +1,7 @@
 """Runs the Triton backend; by the interpreter only in a process of its own, since import decides which.
 
 python triton_worker.py FILE: write the results of the two `run`, and the known answers, to FILE.
-python triton_worker.py FILE steps: write those of `step_cases.run`.
+python triton_worker.py FILE steps: write those of `number_cases.run`.
 
 Triton's interpreter rounds otherwise than a GPU: a fused multiply-add twice, to bf16 by cutting off, and
 towards zero to infinity where a value is too large. Here it is made to follow IEEE 754.
@@ -11,9 +11,9 @@ import sys
 
 import known_answers
 import noise_cases
+import number_cases
 import numpy as np
 import plan_cases
-import step_cases
 import torch
 import triton
 import triton.language as tl
@@ -79,7 +79,7 @@ if __name__ == "__main__":
     InterpreterBuilder.create_fp_to_fp = toward_zero
     backends.backend_of = lambda tensor: cuda
     if sys.argv[2:] == ["steps"]:
-        results = step_cases.run("cpu")
+        results = number_cases.run("cpu")
     else:
         results = noise_cases.run("cpu") | plan_cases.run("cpu") | {"words": words("cpu")}
     torch.save(results, sys.argv[1])

@@ -30,13 +30,20 @@ def refuse_unlike_attention(runner: ModelRunner, longest: int) -> None:
     )
     architecture = type(runner.model).__name__
     _refuse_caps(config, runner.model, layers, architecture)
-    if runner.prefill_attention_backend_str in UNCAPPED_BACKENDS:
+    backend = runner.prefill_attention_backend_str
+    if backend in UNCAPPED_BACKENDS:
         for layer in layers:
             if layer.logit_cap:
                 raise UserError(
                     f"{architecture} caps the logits of its attention, and --attention-backend "
-                    f"{runner.prefill_attention_backend_str} does not: pass another, such as triton on a GPU"
+                    f"{backend} does not: pass another, such as triton on a GPU"
                 )
+    windowed = any(layer.sliding_window_size > -1 for layer in layers)
+    if windowed and runner.sliding_window_size is None and backend != "torch_native":
+        raise UserError(
+            f"{architecture} has layers with sliding windows, and SGLang does not tell --attention-backend "
+            f"{backend} of them: pass --attention-backend torch_native"
+        )
     if getattr(config, "alibi", False):
         raise UserError(
             f"{architecture} has ALiBi, which SGLang's attention lacks: train one of another architecture"

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from sglang_mezo_plugin.errors import UserError
 
+TENSORS = ("Tensor", "List[Tensor]")  # as operations' schemas call them
 # Never weights: frequencies and masks that old checkpoints have among their tensors.
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|(^|\.)position_ids$")
 
@@ -64,16 +65,18 @@ class LoadingWatch:
 
 
 class _Reads(TorchDispatchMode):
-    """Tells a watch of each tensor that an operation reads. Views read nothing."""
+    """Tells a watch of each tensor that an operation reads. Views and questions read nothing."""
 
     def __init__(self, watch: LoadingWatch, parameters: set[int]) -> None:
         super().__init__()
         self._watch, self._parameters = watch, parameters
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if not is_view(func):
+        if reads(func):
+            # On a GPU, SGLang moves parameters about as they are: that makes nothing else of them.
+            moves = func is torch.ops.aten.copy_.default and _are_alike(*args[:2])
             for tensor in sources_of(func, args, kwargs or {}):
-                self._watch.read(tensor, self._parameters)
+                self._watch.read(tensor, set() if moves else self._parameters)
         return func(*args, **(kwargs or {}))
 
 
@@ -120,9 +123,12 @@ def refuse_dropped(model: torch.nn.Module, untaken: Iterable[str], checkpoint: P
         )
 
 
-def is_view(func: Any) -> bool:
-    """Whether an operation returns its argument's memory and changes nothing."""
-    return not func._schema.is_mutable and any(result.alias_info for result in func._schema.returns)
+def reads(func: Any) -> bool:
+    """Whether an operation computes with its arguments: no view of them, nor a question about them."""
+    schema = func._schema
+    if schema.is_mutable:
+        return True
+    return any(str(result.type) in TENSORS and not result.alias_info for result in schema.returns)
 
 
 def sources_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
@@ -160,6 +166,10 @@ def _submit_under(
         return submit(pool, under)
 
     return submit_watched
+
+
+def _are_alike(target: torch.Tensor, source: torch.Tensor) -> bool:
+    return (target.shape, target.dtype) == (source.shape, source.dtype)
 
 
 def _address(tensor: torch.Tensor) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sglang.srt.runtime_context import get_parallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sglang_mezo_plugin.engine.soundness.loading import is_view, sources_of
+from sglang_mezo_plugin.engine.soundness.loading import reads, sources_of
 from sglang_mezo_plugin.errors import UserError
 from sglang_mezo_plugin.training.objectives import Scores
 
@@ -29,11 +30,12 @@ def refuse_unread(model: torch.nn.Module, score: Callable[[], Scores], converted
     watch = _Reads()
     with watch:
         score()
+    used = watch.addresses | set(converted)
+    flags = [parameter.untyped_storage().data_ptr() in used for parameter in parameters.values()]
     unread = {
         name: parameter
-        for name, parameter in parameters.items()
-        if (address := parameter.untyped_storage().data_ptr()) not in watch.addresses
-        and address not in converted
+        for (name, parameter), is_used in zip(parameters.items(), _on_any_shard(flags), strict=True)
+        if not is_used
     }
     unread = {name: p for name, p in unread.items() if not _in_unread_tower(model, name, parameters, unread)}
     for name, parameter in unread.items():
@@ -50,11 +52,22 @@ class _Reads(TorchDispatchMode):
         self.addresses: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if not is_view(func):
+        if reads(func):
             self.addresses.update(
                 tensor.untyped_storage().data_ptr() for tensor in sources_of(func, args, kwargs or {})
             )
         return func(*args, **(kwargs or {}))
+
+
+def _on_any_shard(flags: list[bool]) -> list[bool]:
+    """Return what holds on one of the ranks that share the weights: a bias may be added by the first alone.
+
+    All of them then try the same weights, each in forwards of all.
+    """
+    group = get_parallel().tp_group
+    if group.world_size == 1:
+        return flags
+    return group.all_reduce(torch.tensor(flags, dtype=torch.float32, device=group.device)).bool().tolist()
 
 
 def _in_unread_tower(

@@ -145,7 +145,7 @@ def test_ranks_open_with_graphs_and_the_runs_noise(
     monkeypatch.setattr(opening, "CudaCapture", lambda: capture)
     path = Path(tiny_models.saved("opt", tmp_path))
     options = {"dtype": "float32", "skip_tokenizer_init": True, "max_total_tokens": 4096, **ENGINE_ARGS}
-    made = opening.make_opening(path, None, True, Layout(), options, True, "rademacher")
+    made = opening.make_opening(path, None, True, Layout(), options, True, "rademacher", longest=96)
     with opening.open_share(made, rank=0) as share:
         share.carrier.score_pairs(tiny_models.make_batch(2), [1], EPS)
         assert (share.carrier.graphs.replays, share.carrier.distribution) == (1, "rademacher")
