@@ -1,6 +1,8 @@
 """Wheels from the package index: fetched once by pip, checked against a pinned SHA-256, kept in a folder."""
 
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -40,9 +42,10 @@ def fetch(wheel: Wheel, cache: Path) -> Path:
     installed. UserError if pip fails, or if what it brings has another SHA-256.
     """
     path = cache / wheel.filename
-    if path.exists() and _sha256(path) == wheel.sha256:
-        return path
-    with staging_folder(path) as staging:
+    cache.mkdir(parents=True, exist_ok=True)
+    with _held(cache), staging_folder(path) as staging:
+        if path.exists() and _sha256(path) == wheel.sha256:
+            return path
         _download(wheel, staging)
         fetched = staging / wheel.filename
         found = _sha256(fetched)
@@ -53,6 +56,17 @@ def fetch(wheel: Wheel, cache: Path) -> Path:
             )
         fetched.replace(path)
     return path
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Let one process at a time fetch into a folder. The lock goes with its process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

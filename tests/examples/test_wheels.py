@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -54,3 +55,10 @@ def test_another_wheel_than_the_pinned_is_refused(index: Path, tmp_path: Path) -
     with pytest.raises(UserError, match=f"SHA-256 [0-9a-f]{{64}}, not {wheel.sha256}"):
         fetch(wheel, cache)
     assert list(cache.iterdir()) == []
+
+
+def test_two_processes_fetch_at_once(index: Path, tmp_path: Path) -> None:
+    wheel, cache = make_wheel(index, "right"), tmp_path / "cache"
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(fetch, [wheel] * 4, [cache] * 4)) == {cache / wheel.filename}
+    assert list(cache.iterdir()) == [cache / wheel.filename]
