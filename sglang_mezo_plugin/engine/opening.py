@@ -19,13 +19,14 @@ from sglang_mezo_plugin.engine.ranks.share import Share
 from sglang_mezo_plugin.engine.runner import open_runner
 from sglang_mezo_plugin.engine.soundness.attention import refuse_unlike_attention
 from sglang_mezo_plugin.engine.soundness.loading import refuse_dropped, watched_loading
+from sglang_mezo_plugin.engine.soundness.pairs import refuse_unlike_pairs
 from sglang_mezo_plugin.engine.soundness.reading import refuse_unread
 from sglang_mezo_plugin.models.adapter import Adapter
 from sglang_mezo_plugin.noise import Distribution
 from sglang_mezo_plugin.tasks.example import Batch, Example
 
-# Any two tokens: which weights are read does not depend on them.
-GLANCE = Batch.of([Example((0, 0), ((0,),), 0)])
+# The shortest there is: pools have room for it, and which weights are read does not depend on tokens.
+GLANCE = Batch.of([Example((0,), ((0,),), 0)])
 
 
 @dataclass(frozen=True)
@@ -100,5 +101,7 @@ def open_share(opening: Opening, rank: int) -> Iterator[Share]:
         else:
             carrier = FrozenCarrier(runner)
         refuse_unread(runner.model, lambda: carrier.score(GLANCE), watch.converted)
+        if opening.trains:
+            refuse_unlike_pairs(carrier, GLANCE, runner.dtype)
         carrier.forget_counts()
         yield Share(runner, carrier, opening.checkpoint)

@@ -72,6 +72,10 @@ class DenseCarrier(FrozenCarrier):
     def score_pairs(self, batch: Batch, seeds: Sequence[int], eps: float) -> list[tuple[Scores, Scores]]:
         return [(plus, minus) for plus, minus in self._score_probed(batch, 2, seeds, eps)]
 
+    def score_pair_at_rest(self, batch: Batch) -> tuple[Scores, Scores]:
+        plus, minus = self._score_at_once(self._builder.build(batch.examples, copies=2), 0, 0.0)
+        return plus, minus
+
     def score_at(self, batch: Batch, seed: int, coefficient: float) -> Scores:
         return self._score_probed(batch, 1, [seed], coefficient)[0][0]
 

@@ -81,6 +81,12 @@ class LoraCarrier(FrozenCarrier):
             pairs.extend(zip(scores[::2], scores[1::2], strict=True))
         return pairs
 
+    def score_pair_at_rest(self, batch: Batch) -> tuple[Scores, Scores]:
+        self._numbers.set(0, 0.0)
+        self._pairs[0].write(self._numbers)
+        plus, minus = self._score(batch, copies=2)
+        return plus, minus
+
     def score_at(self, batch: Batch, seed: int, coefficient: float) -> Scores:
         """Score a batch at theta + coefficient * z: what `score_pairs` gives for one of its signs."""
         self._numbers.set(seed, coefficient)
