@@ -119,7 +119,7 @@ def refuse_dropped(model: torch.nn.Module, untaken: Iterable[str], checkpoint: P
         others = f" and {len(dropped) - 1} more tensors" if len(dropped) > 1 else ""
         raise UserError(
             f"{dropped[0]}{others} of {checkpoint}: SGLang's {type(model).__name__} drops them, so it is "
-            "another model: train one of another architecture (README: models that are right)"
+            "another model: train one of another architecture"
         )
 
 

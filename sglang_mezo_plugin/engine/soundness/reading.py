@@ -42,7 +42,7 @@ def refuse_unread(model: torch.nn.Module, score: Callable[[], Scores], converted
         if _stays_finite(parameter, score):
             raise UserError(
                 f"{name}: SGLang's {type(model).__name__} loads it and does not use it, so it is another "
-                "model: train one of another architecture (README: models that are right)"
+                "model: train one of another architecture"
             )
 
 
